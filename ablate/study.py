@@ -1,0 +1,299 @@
+"""The words of a study as values: run, job, sweep, tree, block, lock; and a job's key. No files, no clock, no database."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ablate.conditions import ITS_START, Compared, Condition, Ended, Took, Within, atoms
+
+Value = bool | int | float | str | list["Value"] | dict[str, "Value"]
+Settings = Mapping[str, Value]
+"""Dotted name of a setting -> its value, whole: {"model.deep_query": True, "data.mix": {"video": 0.4, ...}}."""
+
+JobState = Literal["waiting", "ready", "running", "done", "diverged", "failed", "interrupted", "skipped"]
+ENDED: frozenset[str] = frozenset({"done", "diverged"})
+"""States that are results."""
+
+KEY_RECIPE = 1
+"""Version of the recipe below; an upgrade never changes a recipe, or every finished job would look new."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What may name a study, profile or run: it becomes a folder's name."""
+
+
+class UserError(Exception):
+    """A mistake of the person at the keyboard: printed as one line, without a traceback; exit code 2."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How one job is trained. Exactly one of `module` and `command` is set."""
+
+    module: str = ""
+    """Run as `python -m MODULE FOLDER`; reads config.json, appends metrics.jsonl, writes result.json."""
+    command: str = ""
+    """Template for scripts that know nothing of us: {--key=value} every setting, {name} one setting, {seed}, {folder}."""
+    stdout: str = ""
+    """With `command`: a regular expression whose named groups are metrics; a group `step` is the step."""
+    metrics_file: str = ""
+    """With `command`: a JSON-lines file, relative to the attempt's folder, that the script appends to."""
+    config: str = ""
+    """"package.module:Dataclass" that types the settings; without it, [settings] does."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a row changes: the baseline, a named start, or what earlier decisions took."""
+
+    kind: Literal["baseline", "named", "winners"] = "baseline"
+    names: tuple[str, ...] = ()
+    """The start's name, or the decisions'."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of runs.toml."""
+
+    name: str
+    changes: Settings = field(default_factory=dict)
+    start: Start = Start()
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class NamedStart:
+    """A common ground of several rows: the baseline plus these changes."""
+
+    name: str
+    changes: Settings
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named number with a direction, and the smallest difference one would act on."""
+
+    name: str
+    better: Literal["lower", "higher"]
+    margin: float
+    noise: float | None = None
+    """Standard deviation between seeds, declared; used (as known) until it is measured."""
+    unit: str = ""
+    last: int = 1
+    """A job's value is the mean of its last `last` measurements."""
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Take:
+    """What a line of a tree does. run: take it. best: the best of `runs`. its start: the row's start. stop: nothing trains."""
+
+    kind: Literal["run", "best", "its start", "stop"]
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a tree: if · take · because."""
+
+    text: str
+    condition: Condition
+    take: Take
+    because: str
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Read from the top; the first line that holds is taken. The last is `otherwise`."""
+
+    name: str
+    sweep: str
+    lines: tuple[Line, ...]
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Learn:
+    """Reported when it holds; changes nothing."""
+
+    text: str
+    condition: Condition
+    say: str
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Skip:
+    """The sweep's own runs and trees are skipped when this holds."""
+
+    text: str
+    condition: Condition
+    because: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    name: str
+    asks: str
+    compare: tuple[str, ...]
+    """Runs as the file names them (aliases kept); empty when the trees say it all."""
+    on: str
+    """The metric meant where a condition names none."""
+    trees: tuple[Tree, ...] = ()
+    learn: tuple[Learn, ...] = ()
+    skip: Skip | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a person launches together; a preferred order, not a barrier."""
+
+    name: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The whole of runs.toml in one profile."""
+
+    name: str
+    profile: str
+    asks: str
+    baseline: str
+    trainer: Trainer
+    settings: Settings
+    """The baseline's, in full."""
+    stateful: frozenset[str]
+    """Names of the settings that can change a result: what a job's key is made of."""
+    runs: Mapping[str, Run]
+    """In the file's order; aliases are not in it."""
+    aliases: Mapping[str, str]
+    """LR1 -> F3."""
+    starts: Mapping[str, NamedStart]
+    seeds: Mapping[str, tuple[int, ...]]
+    """Of every run."""
+    metrics: Mapping[str, Metric]
+    sweeps: Mapping[str, Sweep]
+    blocks: tuple[Block, ...]
+    lock_after: str
+    """Name of the block after which the config is locked; "" for never."""
+    wrong_adoptions: float
+    """Chance of adopting anything worthless over the whole study."""
+    gpus_per_run: int
+    ranks_per_run: int
+    hours_per_run: float
+    usd_per_gpu_hour: float
+    max_attempts: int
+    not_swept: Mapping[str, str]
+    figures: Mapping[str, tuple[str, ...]]
+    wandb: bool
+    path: Path
+    """The file it was read from."""
+    text_hash: str
+    """Of the file's bytes."""
+
+    def run_named(self, name: str) -> Run:
+        """The run behind a name or alias. KeyError if there is none."""
+        return self.runs[self.aliases.get(name, name)]
+
+    def block_of(self, run: str) -> str:
+        return next((block.name for block in self.blocks if run in block.runs), "")
+
+    @property
+    def trees(self) -> Mapping[str, Tree]:
+        return {tree.name: tree for sweep in self.sweeps.values() for tree in sweep.trees}
+
+
+def runs_of_sweep(study: Study, sweep: Sweep) -> tuple[str, ...]:
+    """The runs a sweep needs, aliases resolved, in the order of the file. `its start` is not among them: see plan.py."""
+    named = set(sweep.compare)
+    for tree in sweep.trees:
+        named |= runs_of_tree(tree)
+    for learn in sweep.learn:
+        named |= runs_of(learn.condition)
+    resolved = {study.aliases.get(name, name) for name in named - {ITS_START}}
+    return tuple(name for name in study.runs if name in resolved)
+
+
+def runs_of_tree(tree: Tree) -> set[str]:
+    """Every run a tree's lines compare or take; may contain "its start"."""
+    named = {run for line in tree.lines for run in line.take.runs}
+    for line in tree.lines:
+        named |= runs_of(line.condition)
+    return named
+
+
+def runs_of(condition: Condition) -> set[str]:
+    """Every run a condition speaks of; may contain "its start"."""
+    named: set[str] = set()
+    for atom in atoms(condition):
+        match atom:
+            case Compared(a=a, b=b):
+                named |= {a, b}
+            case Within(run=run) | Ended(run=run):
+                named.add(run)
+            case Took():
+                pass
+    return named
+
+
+def nested(settings: Settings) -> dict[str, Any]:
+    """{"model.deep_query": True} -> {"model": {"deep_query": True}}: the shape a trainer reads."""
+    tree: dict[str, Any] = {}
+    for name, value in settings.items():
+        *parts, leaf = name.split(".")
+        at = tree
+        for part in parts:
+            at = at.setdefault(part, {})
+        at[leaf] = value
+    return tree
+
+
+def references(study: Study, settings: Settings) -> dict[str, Settings]:
+    """Settings of the runs that a value "as RUN" names: {"F3": {...}}."""
+    found: dict[str, Settings] = {}
+    for value in settings.values():
+        if isinstance(value, str) and value.startswith("as ") and value[3:] in (*study.runs, *study.aliases):
+            run = study.run_named(value[3:])
+            found[value[3:]] = {**study.settings, **run.changes}
+    return found
+
+
+def job_key(study: Study, run: str, seed: int, settings: Settings) -> str:
+    """A job's name everywhere: `A1-s42-c16774a1`, run, seed and a hash of what can change its result."""
+    identity = {
+        "recipe": KEY_RECIPE,
+        "trainer": study.trainer.module or study.trainer.command,
+        "seed": seed,
+        "settings": {name: settings[name] for name in sorted(settings) if name in study.stateful},
+        "references": {
+            name: {key: values[key] for key in sorted(values) if key in study.stateful}
+            for name, values in references(study, settings).items()
+        },
+    }
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"{run}-s{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What one job scored, as the database has it today."""
+
+    key: str
+    run: str
+    seed: int
+    state: JobState
+    values: Mapping[str, float]
+    """Metric -> value at the full budget (mean of the metric's last k measurements). Not measured: absent."""
+    settings: Settings
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the trainer said of itself: hashes, samples, flops, versions, `uninformed`."""
+    code_hash: str = ""
