@@ -1,0 +1,232 @@
+"""Every path under outputs/, spelled once; and how a JSON file is written so that nobody ever sees half of it.
+
+outputs/
+  .cache/                                  shared by all jobs of this checkout
+  <study>/<profile>/
+    frozen.json  deviations.json  lock.json  earlier_locks.json
+    decisions/0001-freeze.json             one file per record, never edited
+    <job key>/job.json
+    <job key>/<attempt>/                   attempt.json  config.json  gang.json          ours
+                                           metrics.jsonl  facts.json  result.json       the trainer's
+                                           rank0.log  checkpoints/00000120/
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.study import NAME, UserError
+
+ATTEMPT = "attempt.json"
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+FACTS = "facts.json"
+RESULT = "result.json"
+GANG = "gang.json"
+CHECKPOINTS = "checkpoints"
+JOB = "job.json"
+
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What may be a job's key: a run's name, its seed and a hash."""
+
+CHECKPOINT = re.compile(r"\d{8,}")
+"""A complete checkpoint: its step, eight digits or more."""
+
+
+class BrokenFileError(UserError):
+    """A file of ours (or of a trainer) that is not what its name promises."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders of one study in one profile. UserError if a name could leave `root`."""
+
+    root: Path
+    """outputs/"""
+    study: str
+    profile: str
+
+    def __post_init__(self) -> None:
+        for what, name in (("study", self.study), ("profile", self.profile)):
+            _check(what, name, NAME)
+
+    @property
+    def cache(self) -> Path:
+        return self.root / ".cache"
+
+    @property
+    def base(self) -> Path:
+        return self.root / self.study / self.profile
+
+    @property
+    def frozen(self) -> Path:
+        return self.base / "frozen.json"
+
+    @property
+    def deviations(self) -> Path:
+        return self.base / "deviations.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.base / "lock.json"
+
+    @property
+    def earlier_locks(self) -> Path:
+        return self.base / "earlier_locks.json"
+
+    @property
+    def decisions(self) -> Path:
+        return self.base / "decisions"
+
+    def decision(self, number: int, name: str) -> Path:
+        """Of record `number`; the name is there for the reader only."""
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:64]
+        return self.decisions / f"{number:04d}-{plain}.json"
+
+    def job(self, key: str) -> Path:
+        return self.base / _check("job", key, KEY)
+
+    def job_record(self, key: str) -> Path:
+        return self.job(key) / JOB
+
+    def attempt(self, key: str, number: int) -> Path:
+        if number < 1:
+            raise UserError(f"job {key}: attempts count from 1, not {number!r}")
+        return self.job(key) / str(number)
+
+    def attempt_record(self, key: str, number: int) -> Path:
+        return self.attempt(key, number) / ATTEMPT
+
+    def config(self, key: str, number: int) -> Path:
+        return self.attempt(key, number) / CONFIG
+
+    def metrics(self, key: str, number: int) -> Path:
+        return self.attempt(key, number) / METRICS
+
+    def facts(self, key: str, number: int) -> Path:
+        return self.attempt(key, number) / FACTS
+
+    def result(self, key: str, number: int) -> Path:
+        return self.attempt(key, number) / RESULT
+
+    def gang(self, key: str, number: int) -> Path:
+        return self.attempt(key, number) / GANG
+
+    def log(self, key: str, number: int, rank: int = 0) -> Path:
+        return log_of(self.attempt(key, number), rank)
+
+    def checkpoints(self, key: str, number: int) -> Path:
+        return self.attempt(key, number) / CHECKPOINTS
+
+    def job_keys(self) -> tuple[str, ...]:
+        """Jobs that have a folder, by name."""
+        return tuple(sorted(path.parent.name for path in self.base.glob(f"*/{JOB}")))
+
+    def attempt_numbers(self, key: str) -> tuple[int, ...]:
+        """Attempts that have a folder, ascending."""
+        return tuple(sorted(int(path.name) for path in _entries(self.job(key)) if path.name.isdecimal() and path.is_dir()))
+
+    def decision_files(self) -> tuple[Path, ...]:
+        """In the order they were taken."""
+        return tuple(sorted(self.decisions.glob("[0-9]*-*.json"), key=lambda path: int(path.name.partition("-")[0])))
+
+    def resume_from(self, key: str) -> Path | None:
+        """Newest complete checkpoint of the latest attempt that wrote one."""
+        for number in reversed(self.attempt_numbers(key)):
+            if found := newest_checkpoint(self.attempt(key, number)):
+                return found
+        return None
+
+
+def studies_under(root: Path) -> tuple[Folders, ...]:
+    """Every study and profile that has a folder under outputs/."""
+    named = (path for path in sorted(root.glob("*/*/")) if all(NAME.fullmatch(part) for part in path.parts[-2:]))
+    return tuple(Folders(root, path.parent.name, path.name) for path in named)
+
+
+def log_of(attempt_folder: Path, rank: int = 0) -> Path:
+    return attempt_folder / f"rank{rank}.log"
+
+
+def newest_checkpoint(attempt_folder: Path) -> Path | None:
+    """The complete checkpoint with the highest step: complete as soon as it has its name."""
+    found = [path for path in _entries(attempt_folder / CHECKPOINTS) if CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    return max(found, key=lambda path: int(path.name), default=None)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write whole or not at all; on disk when this returns. The folder is made."""
+    temporary = _written(path, value)
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def write_new_json(path: Path, value: Any) -> None:
+    """Like write_json, but FileExistsError if `path` is there already: of two writers, one wins."""
+    temporary = _written(path, value)
+    try:
+        path.hardlink_to(temporary)
+    finally:
+        temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """BrokenFileError if it is not JSON; FileNotFoundError if it is not there."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BrokenFileError(f"{path}: not JSON ({error})") from error
+
+
+def read_json_table(path: Path) -> dict[str, Any]:
+    """A JSON object. BrokenFileError if it is anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise BrokenFileError(f"{path}: a {type(value).__name__}; a JSON object is expected")
+    return value
+
+
+def _written(path: Path, value: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False, default=_plain)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _plain(value: Any) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} is not a JSON value: {value!r}")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
+
+
+def _check(what: str, name: str, pattern: re.Pattern[str]) -> str:
+    if not pattern.fullmatch(name):
+        raise UserError(
+            f"{what} {name!r} cannot name a folder; letters, digits, '.', '_' and '-' may, starting with a letter or digit"
+        )
+    return name
