@@ -1,0 +1,549 @@
+"""A sweep's trees and what its jobs scored -> decisions, each with its evidence and the price of what was not shown. Pure.
+
+A tree is read from the top. A line holds, does not hold, or is missing (a job it needs has not ended); the tree waits at the
+first line that is missing while none above it holds. Measured but inconclusive is "does not hold".
+
+Error budget: `wrong_adoptions` is split evenly over the study's trees; within a tree, Holm's procedure over every pair and metric
+that some line asks `better` or `worse` about, blocked comparisons included. While some of these are missing, a verdict counts
+only if it comes out the same whatever they will show. A pair that is asked only for `no worse` or `same` is shown at the
+strictest level, and no line rests on that. `no worse` and `same` are judged at 0.05 each, learn lines at 0.05 each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ablate.compare import (
+    Comparison,
+    Pool,
+    Scores,
+    as_json,
+    at_level,
+    compare,
+    holm_levels,
+    noise_pool,
+    number_text,
+    scores,
+    seeds_to_see,
+    within,
+)
+from ablate.conditions import ITS_START, Answer, AnyOf, Atom, Compared, Condition, Ended, Took, Within, atoms, evaluate, near
+from ablate.fairness import ledger
+from ablate.freeze import tree_hash
+from ablate.study import ENDED, JobResult, Learn, Line, Study, Sweep, Tree, UserError
+from db.records import DecisionRecord
+
+EQUIVALENCE_LEVEL = 0.05
+"""Of `no worse` and `same`."""
+LEARN_LEVEL = 0.05
+"""Of a learn line's `better` and `worse`: they change nothing, so they spend nothing of the budget."""
+STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learn line that holds."""
+
+    text: str
+    say: str
+    because: str
+    """The numbers it rests on."""
+    comparisons: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class SweepAnswer:
+    """What a sweep says today."""
+
+    sweep: str
+    decisions: tuple[DecisionRecord, ...]
+    """One per tree, in the order of the file."""
+    learned: tuple[Learned, ...]
+    open: tuple[str, ...]
+    """What is still missing, in words."""
+    skipped_because: str = ""
+
+
+def decide_sweep(
+    study: Study,
+    sweep: Sweep,
+    results: Mapping[str, Sequence[JobResult]],
+    earlier: Mapping[str, DecisionRecord],
+    its_start: Mapping[str, str],
+    *,
+    now: str,
+    hours_of: Callable[[str], float],
+) -> SweepAnswer:
+    """Evaluate the trees and learn lines of a sweep.
+
+    results:   run -> its planned jobs, whatever their state, reference runs under their own name ("D1-start"). The noise is
+               pooled over all of them, so give the whole study's, not only the sweep's.
+    earlier:   tree -> its current decision, of the whole study. One that a person overruled stands and is given back as it is.
+    its_start: row -> the run it is compared with by `its start`; absent while that is not known.
+    hours_of:  run -> wall hours of one of its jobs.
+    """
+    facts = _Facts(study, sweep, results, earlier, its_start)
+    skip = evaluate(sweep.skip.condition, facts.took) if sweep.skip else False
+    if sweep.skip and skip is not False:
+        record = _skipped if skip else _undecided
+        decisions = tuple(_standing(earlier, tree) or record(study, tree, sweep, now) for tree in sweep.trees)
+        waits = () if skip else (f"{sweep.name}: whether it is skipped is not known yet ({sweep.skip.text})",)
+        return SweepAnswer(sweep.name, decisions, (), waits, f"{sweep.skip.text}: {sweep.skip.because}" if skip else "")
+    made: list[DecisionRecord] = []
+    for tree in sweep.trees:
+        made.append(_standing(earlier, tree) or _decide_tree(facts, tree, now, hours_of))
+        facts = replace(facts, earlier={**facts.earlier, tree.name: made[-1]})
+    learned = [_learn(facts, learn) for learn in sweep.learn]
+    waiting = [f"{record.name}: {record.because}" for record in made if record.status == "waiting"]
+    return SweepAnswer(
+        sweep.name,
+        tuple(made),
+        tuple(answer for answer in learned if isinstance(answer, Learned)),
+        (*waiting, *(answer for answer in learned if isinstance(answer, str))),
+    )
+
+
+def overrule(
+    study: Study,
+    tree_name: str,
+    take: str,
+    because: str,
+    now: str,
+    its_start: Mapping[str, str],
+    earlier: DecisionRecord | None = None,
+) -> DecisionRecord:
+    """A person's decision, with the evidence of the rule's decision kept beside it.
+
+    take: a run the sweep compares or the tree can take, "its start", or "stop". UserError for any other, or without a reason.
+    """
+    tree = study.trees.get(tree_name)
+    if tree is None:
+        raise UserError(f"there is no decision {tree_name!r}{_near(tree_name, study.trees)} Decisions: {', '.join(study.trees)}")
+    if not because.strip():
+        raise UserError(f'--take {take} overrules {tree_name} without a reason. Give one: --because "…"')
+    allowed = _takeable(study, tree)
+    if take not in allowed:
+        raise UserError(f"{tree_name} cannot take {take!r}{_near(take, allowed)} It can take {', '.join(allowed)}")
+    took = take
+    if take == ITS_START:
+        known = _start_of_tree(study, tree, its_start)
+        if not known:
+            raise UserError(f"{tree_name} cannot take {ITS_START!r} yet: decisions it depends on are open")
+        took = known
+    return DecisionRecord(
+        name=tree_name,
+        sweep=tree.sweep,
+        status="overruled",
+        took=took,
+        line="",
+        sets={} if take in (ITS_START, STOP) else dict(study.run_named(take).changes),
+        because=because.strip(),
+        by="person",
+        at=now,
+        comparisons=earlier.comparisons if earlier else (),
+        jobs=earlier.jobs if earlier else {},
+        tree_hash=tree_hash(study, tree),
+        price=earlier.price if earlier else "",
+    )
+
+
+def superseded(new: DecisionRecord, old: DecisionRecord | None) -> bool:
+    """Whether `new` says something else than `old`, or rests on something else; when it was said does not count."""
+    return old is None or _substance(new) != _substance(old)
+
+
+# ---------------------------------------------------------------- facts
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """A fact that is not known yet, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a sweep's lines may ask."""
+
+    study: Study
+    sweep: Sweep
+    results: Mapping[str, Sequence[JobResult]]
+    earlier: Mapping[str, DecisionRecord]
+    its_start: Mapping[str, str]
+    pools: dict[str, Pool] = field(default_factory=dict)
+    """Metric -> its pool, filled as it is asked for."""
+
+    def name(self, run: str) -> str:
+        return self.study.aliases.get(run, run)
+
+    def jobs(self, run: str) -> Sequence[JobResult]:
+        return self.results.get(self.name(run), ())
+
+    def pool(self, metric: str) -> Pool:
+        """The noise at the budget that most jobs had."""
+        if metric not in self.pools:
+            reported = (job.facts.get("samples") for jobs in self.results.values() for job in jobs if job.state == "done")
+            budgets = Counter(samples for samples in reported if samples is not None)
+            budget = max(budgets, key=lambda samples: (budgets[samples], samples)) if budgets else None
+            self.pools[metric] = noise_pool(self.study.metrics[metric], self.results, budget)
+        return self.pools[metric]
+
+    def scores(self, run: str, metric: str) -> Scores:
+        return scores(self.study.metrics[metric], run, self.jobs(run), self.name(run))
+
+    def unended(self, run: str) -> str:
+        """Why the jobs of a run are not all there yet; "" if they are."""
+        jobs = self.jobs(run)
+        if not jobs:
+            return f"{run} is not planned yet"
+        states = [f"{run}@{job.seed} {'has failed' if job.state == 'failed' else f'is {job.state}'}" for job in jobs]
+        return ", ".join(text for job, text in zip(jobs, states, strict=True) if job.state not in ENDED)
+
+    def took(self, atom: Atom) -> Answer:
+        assert isinstance(atom, Took), f"a skip rule may only ask what a decision took, not {atom}"
+        record = self.earlier.get(atom.decision)
+        if record is None or record.status == "waiting":
+            return None
+        return bool(record.took) and self.name(record.took) == self.name(atom.run)
+
+    def ended(self, atom: Ended) -> tuple[Answer, str]:
+        """Whether it ended like this, and the numbers; or the reason why that is not known."""
+        if reason := self.unended(atom.run):
+            return None, reason
+        metrics = [self.sweep.on] if self.sweep.on else self._uninformed(atom.run)
+        found = [self.scores(atom.run, metric) for metric in metrics or list(self.study.metrics)[:1]]
+        holds = bool(found) and all(of_run.outcome == atom.outcome for of_run in found)
+        return holds, found[0].outcome_text if holds else ""
+
+    def _uninformed(self, run: str) -> list[str]:
+        """Metrics for which the trainer says what an answer without information scores."""
+        said = {name for job in self.jobs(run) for name in job.facts.get("uninformed", {})}
+        return [name for name in self.study.metrics if name in said]
+
+    def comparison(self, atom: Compared | Within, alpha: float) -> Comparison | _Missing:
+        runs = [atom.run] if isinstance(atom, Within) else [atom.a, self.other(atom)]
+        if "" in runs:
+            return _Missing(f"the start of {runs[0]} is not known yet")
+        if reasons := [reason for run in runs if (reason := self.unended(run))]:
+            return _Missing(", ".join(reasons))
+        metric, pool = self.study.metrics[atom.metric], self.pool(atom.metric)
+        if isinstance(atom, Within):
+            return within(metric, self.scores(atom.run, atom.metric), atom.distance, atom.of, pool, EQUIVALENCE_LEVEL)
+        a, b = runs
+        checks = ledger(self.jobs(a), self.jobs(b), self._declared(a) | self._declared(b), self.study.stateful)
+        left, right = self.scores(a, atom.metric), self.scores(b, atom.metric)
+        return compare(metric, left, right, pool, alpha, EQUIVALENCE_LEVEL, checks, self._refusal(a, b))
+
+    def other(self, atom: Compared) -> str:
+        """Name of the run that `atom.a` is compared with; "" while its start is not known."""
+        return self.its_start.get(self.name(atom.a), "") if atom.b == ITS_START else atom.b
+
+    def _declared(self, run: str) -> set[str]:
+        row = self.study.runs.get(self.name(run))
+        return set(row.changes) if row else set()
+
+    def _refusal(self, a: str, b: str) -> str:
+        """Why these two may not be compared; "" if they may: rows are compared within one start, and with their start."""
+        if self.name(a) == self.name(b):
+            return f"{a} and {b} are the same run"
+        if self._grounds(a) & self._grounds(b):
+            return ""
+        return f"{a} and {b} start from different configs ({self._ground(a)}; {self._ground(b)})"
+
+    def _grounds(self, run: str) -> set[str]:
+        name = self.name(run)
+        reference = self.its_start.get(name)
+        return {self._ground(name), f"run {name}", *([f"run {reference}"] if reference else [])}
+
+    def _ground(self, run: str) -> str:
+        row = self.study.runs.get(self.name(run))
+        if row is None:
+            return f"run {run}"
+        names = ", ".join(row.start.names)
+        return {"baseline": "the baseline", "named": f"start {names!r}", "winners": f"what {names} took"}[row.start.kind]
+
+
+# ---------------------------------------------------------------- a tree
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """Every comparison that some lines ask for, at its level."""
+
+    comparisons: Mapping[tuple[Any, ...], Comparison | _Missing]
+    """At levels that hold whatever the missing ones will show."""
+    lenient: Mapping[tuple[Any, ...], Comparison | _Missing]
+    """At the levels they would get if every missing one came out with p = 0."""
+
+    def answer(self, atom: Compared | Within) -> tuple[Answer, str]:
+        found, at_most = self.comparisons[_key(atom)], self.lenient[_key(atom)]
+        if isinstance(found, _Missing) or isinstance(at_most, _Missing):
+            return None, found.reason if isinstance(found, _Missing) else ""
+        verdict = "same" if isinstance(atom, Within) else atom.verdict
+        if verdict in found.holds:
+            return True, number_text(found)
+        if verdict in at_most.holds:
+            return None, f"{found.a} − {found.b} depends on comparisons of this tree that are not measured yet"
+        return False, number_text(found)
+
+    @property
+    def measured(self) -> list[Comparison]:
+        return [found for found in self.comparisons.values() if isinstance(found, Comparison)]
+
+
+def _evidence(facts: _Facts, asked: Sequence[Compared | Within], alpha: float) -> _Evidence:
+    """Make the comparisons and give each its level: Holm over the pairs asked for `better` or `worse`."""
+    found = {_key(atom): facts.comparison(atom, alpha) for atom in asked}
+    family: dict[frozenset[str], float | None] = {}
+    for atom in asked:
+        if isinstance(atom, Compared) and atom.verdict in ("better", "worse"):
+            family.setdefault(_pair(facts, atom), _p(found[_key(atom)]))
+    strictest = alpha / max(len(family), 1)
+
+    def judged(unknown: float) -> dict[tuple[Any, ...], Comparison | _Missing]:
+        p = [unknown if value is None else value for value in family.values()]
+        levels = dict(zip(family, holm_levels(p, alpha), strict=True))
+        moved = dict(found)
+        for atom in asked:
+            if isinstance(of_atom := found[_key(atom)], Comparison) and isinstance(atom, Compared):
+                moved[_key(atom)] = at_level(of_atom, levels.get(_pair(facts, atom), strictest))
+        return moved
+
+    strict = judged(1.0)
+    return _Evidence(strict, judged(0.0) if None in family.values() else strict)
+
+
+def _decide_tree(facts: _Facts, tree: Tree, now: str, hours_of: Callable[[str], float]) -> DecisionRecord:
+    study = facts.study
+    asked = [atom for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared | Within)]
+    evidence = _evidence(facts, asked, study.wrong_adoptions / max(len(study.trees), 1))
+    for line in tree.lines:
+        holds, known = _judge(facts, evidence, line.condition)
+        taken = _take(facts, tree, line, known) if holds else None
+        if holds is None or isinstance(taken, _Missing):
+            because = taken.reason if isinstance(taken, _Missing) else _missing_text(known)
+            return _record(facts, tree, now, "waiting", because)
+        if taken is None:
+            continue
+        numbers = _numbers_text(known)
+        return replace(
+            _record(facts, tree, now, "decided", f"{line.because}: {numbers}" if numbers else line.because),
+            took=taken,
+            line=line.text,
+            sets={} if line.take.kind == "its start" or taken == STOP else dict(study.run_named(taken).changes),
+            comparisons=tuple(as_json(comparison) for comparison in evidence.measured),
+            jobs={job.key: job.code_hash for run in _runs(facts, asked) for job in facts.jobs(run) if job.state in ENDED},
+            price=_price(facts, evidence.measured, hours_of),
+        )
+    raise AssertionError(f"tree {tree.name!r} has no line `otherwise`")
+
+
+def _learn(facts: _Facts, learn: Learn) -> Learned | str | None:
+    """The line if it holds, what it waits for, or None."""
+    asked = [atom for atom in atoms(learn.condition) if isinstance(atom, Compared | Within)]
+    found = {_key(atom): facts.comparison(atom, LEARN_LEVEL) for atom in asked}
+    evidence = _Evidence(found, found)
+    holds, known = _judge(facts, evidence, learn.condition)
+    if holds is None:
+        return f"{learn.text}: {_missing_text(known)}"
+    if not holds:
+        return None
+    return Learned(learn.text, learn.say, _numbers_text(known), tuple(as_json(item) for item in evidence.measured))
+
+
+_Known = Mapping[Atom, tuple[Answer, str]]
+"""Fact -> whether it holds, and its numbers; or, while it is missing, why."""
+
+
+def _judge(facts: _Facts, evidence: _Evidence, condition: Condition) -> tuple[Answer, _Known]:
+    known = {atom: _answer(facts, evidence, atom) for atom in atoms(condition)}
+    return evaluate(condition, lambda atom: known[atom][0]), known
+
+
+def _missing_text(known: _Known) -> str:
+    return ", ".join(dict.fromkeys(text for answer, text in known.values() if answer is None and text))
+
+
+def _numbers_text(known: _Known) -> str:
+    return "; ".join(text for answer, text in known.values() if answer and text)
+
+
+def _answer(facts: _Facts, evidence: _Evidence, atom: Atom) -> tuple[Answer, str]:
+    match atom:
+        case Ended():
+            return facts.ended(atom)
+        case Took():
+            answer = facts.took(atom)
+            return answer, f"{atom.decision} is open" if answer is None else f"{atom.decision} took {atom.run}"
+        case Compared() | Within():
+            return evidence.answer(atom)
+
+
+def _take(facts: _Facts, tree: Tree, line: Line, known: _Known) -> str | _Missing:
+    """Name of what a line takes."""
+    match line.take.kind:
+        case "run":
+            return line.take.runs[0]
+        case "best":
+            return _best(facts, line, known)
+        case "its start":
+            return _start_of_tree(facts.study, tree, facts.its_start) or _Missing("the start is not known yet")
+        case "stop":
+            return STOP
+
+
+def _best(facts: _Facts, line: Line, known: _Known) -> str | _Missing:
+    """The run with the best mean.
+
+    Behind "any of … better than …", among those for which that holds; else among those that neither diverged nor failed to learn.
+    With nobody left, "stop". The metric is the condition's, or the sweep's.
+    """
+    if reasons := [reason for run in line.take.runs if (reason := facts.unended(run))]:
+        return _Missing(", ".join(reasons))
+    asked = [atom for atom in known if isinstance(atom, Compared)]
+    metric = asked[0].metric if asked else facts.sweep.on
+    candidates = list(line.take.runs)
+    if isinstance(line.condition, AnyOf) and asked:
+        shown = {facts.name(atom.a) for atom in asked if known[atom][0]}
+        candidates = [run for run in candidates if facts.name(run) in shown] or candidates
+    means = {run: of_run.mean for run in candidates if (of_run := facts.scores(run, metric)).outcome is None}
+    means = {run: mean for run, mean in means.items() if math.isfinite(mean)}
+    if not means:
+        return STOP
+    sign = 1 if facts.study.metrics[metric].better == "higher" else -1
+    return max(means, key=lambda run: sign * means[run])
+
+
+def _price(facts: _Facts, comparisons: Sequence[Comparison], hours_of: Callable[[str], float]) -> str:
+    """What it would cost to know what was not shown: see `compare.seeds_to_see`, with the margin as the effect.
+
+    Jobs to add: per run the most seeds any comparison asks for, less those it has; GPU-hours: jobs × hours × GPUs per run.
+    """
+    parts: list[str] = []
+    wanted: dict[str, int] = {}
+    seen: set[frozenset[str]] = set()
+    for item in comparisons:
+        pair = frozenset((facts.name(item.a), facts.name(item.b), item.metric))
+        if item.shown or item.reason or not item.values_b or pair in seen or _mirror_shown(item, comparisons):
+            continue
+        seen.add(pair)
+        effect = f"{item.a} − {item.b} on {item.metric} ({item.margin:g}{f' {item.unit}' if item.unit else ''})"
+        seeds = seeds_to_see(item, item.margin)
+        if seeds is None:
+            parts.append(f"{effect}: out of reach")
+        elif seeds <= min(item.n_a, item.n_b):
+            parts.append(f"{effect}: the {seeds} seeds at hand; the difference lies near the margin")
+        else:
+            parts.append(f"{effect}: {seeds} seeds each")
+            for run in (facts.name(item.a), facts.name(item.b)):
+                wanted[run] = max(wanted.get(run, 0), seeds)
+    if not parts:
+        return ""
+    added = {run: max(seeds - len(facts.jobs(run)), 0) for run, seeds in wanted.items()}
+    text = f"to show a difference of the margin with probability 0.8: {'; '.join(parts)}"
+    if not sum(added.values()):
+        return text
+    gpu_hours = sum(count * hours_of(run) for run, count in added.items()) * facts.study.gpus_per_run
+    usd = gpu_hours * facts.study.usd_per_gpu_hour
+    return f"{text}. Together {sum(added.values())} more jobs, {gpu_hours:,.3g} GPU-hours, ${usd:,.2f}"
+
+
+def _mirror_shown(item: Comparison, comparisons: Sequence[Comparison]) -> bool:
+    return any((other.a, other.b, other.metric) == (item.b, item.a, item.metric) and other.shown for other in comparisons)
+
+
+# ---------------------------------------------------------------- records and names
+
+
+def _record(facts: _Facts, tree: Tree, now: str, status: Any, because: str) -> DecisionRecord:
+    return DecisionRecord(tree.name, tree.sweep, status, "", "", {}, because, "rule", now, tree_hash=tree_hash(facts.study, tree))
+
+
+def _skipped(study: Study, tree: Tree, sweep: Sweep, now: str) -> DecisionRecord:
+    assert sweep.skip
+    because = f"{sweep.skip.because} ({sweep.skip.text})"
+    return DecisionRecord(
+        tree.name, sweep.name, "skipped", "", sweep.skip.text, {}, because, "rule", now, tree_hash=tree_hash(study, tree)
+    )
+
+
+def _undecided(study: Study, tree: Tree, sweep: Sweep, now: str) -> DecisionRecord:
+    assert sweep.skip
+    because = f"whether {sweep.name} is skipped is not known yet ({sweep.skip.text})"
+    return DecisionRecord(tree.name, sweep.name, "waiting", "", "", {}, because, "rule", now, tree_hash=tree_hash(study, tree))
+
+
+def _standing(earlier: Mapping[str, DecisionRecord], tree: Tree) -> DecisionRecord | None:
+    """A person's decision stands until a person decides otherwise."""
+    record = earlier.get(tree.name)
+    return record if record and record.status == "overruled" else None
+
+
+def _substance(record: DecisionRecord) -> tuple[Any, ...]:
+    if record.status == "waiting":
+        return (record.name, record.status)
+    evidence = [
+        (
+            item["a"],
+            item["b"],
+            item["metric"],
+            tuple(item["holds"]),
+            item["n_a"],
+            item["n_b"],
+            *(f"{item[name]:.6g}" for name in ("delta", "low", "high") if item[name] is not None),
+        )
+        for item in record.comparisons
+    ]
+    because = record.because if record.status == "overruled" else ""
+    sets = sorted(record.sets.items(), key=lambda item: item[0])
+    return (record.name, record.status, record.took, record.line, sets, evidence, dict(record.jobs), record.tree_hash, because)
+
+
+def _start_of_tree(study: Study, tree: Tree, its_start: Mapping[str, str]) -> str:
+    """The run meant by `its start` in this tree; "" while it is not known."""
+    rows = [atom.a for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared) and atom.b == ITS_START]
+    return next((its_start.get(study.aliases.get(row, row), "") for row in rows), "")
+
+
+def _takeable(study: Study, tree: Tree) -> list[str]:
+    compared = study.sweeps[tree.sweep].compare
+    taken = [run for line in tree.lines for run in line.take.runs]
+    asked = [atom for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared)]
+    start = [ITS_START] if any(atom.b == ITS_START for atom in asked) else []
+    return [*dict.fromkeys((*compared, *taken)), *start, STOP]
+
+
+def _runs(facts: _Facts, asked: Sequence[Compared | Within]) -> list[str]:
+    named = [run for atom in asked for run in ([atom.run] if isinstance(atom, Within) else [atom.a, facts.other(atom)])]
+    return list(dict.fromkeys(facts.name(run) for run in named if run))
+
+
+def _key(atom: Compared | Within) -> tuple[Any, ...]:
+    """What is compared, whatever verdict is asked."""
+    if isinstance(atom, Within):
+        return (atom.run, atom.distance, atom.of, atom.metric)
+    return (atom.a, atom.b, atom.metric)
+
+
+def _pair(facts: _Facts, atom: Compared | Within) -> frozenset[str]:
+    """The hypothesis "these two do not differ on this metric", whichever is named first."""
+    if isinstance(atom, Within):
+        return frozenset()
+    return frozenset((facts.name(atom.a), facts.name(facts.other(atom)) or ITS_START, f"on {atom.metric}"))
+
+
+def _p(found: Comparison | _Missing) -> float | None:
+    """p of a comparison; 1 when no verdict can hold; None while it is missing."""
+    if isinstance(found, _Missing):
+        return None
+    return 1.0 if found.reason or math.isnan(found.p) else found.p
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    found = near(name, known)
+    return f". Did you mean {' or '.join(repr(word) for word in found)}?" if found else "."

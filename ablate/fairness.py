@@ -1,0 +1,115 @@
+"""Whether two runs were compared on equal terms: the ledger shown beside every difference. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.study import ENDED, JobResult
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the ledger of fairness."""
+
+    name: str
+    ok: bool | None
+    """None: not reported by the trainer."""
+    a: str
+    b: str
+    declared: bool = False
+    """The rows differ in this on purpose."""
+    blocks: bool = True
+    """Whether a difference that nobody declared blocks the verdict; else it is only shown."""
+
+    @property
+    def unfair(self) -> bool:
+        return self.ok is False and self.blocks and not self.declared
+
+
+def ledger(
+    a: Sequence[JobResult], b: Sequence[JobResult], declared: Collection[str], stateful: Collection[str]
+) -> tuple[Check, ...]:
+    """The ledger: what must be equal between two runs, whether it is, and whether a difference was declared.
+
+    declared: names of the settings in which the two rows differ from their common start.
+    stateful: names of the settings that can change a result; others may differ freely.
+
+    What a trainer does not report is "not reported" and blocks nothing. A manifest also differs when the budget does (it is
+    the list of samples a run sees), so a declared budget declares it too.
+    """
+    data = any(name.startswith("data.") for name in declared)
+    budget = any(name.rsplit(".", 1)[-1] in ("samples", "flops", "steps", "epochs") for name in declared)
+    model = any(name.startswith("model.") for name in declared)
+    evaluation = any(name.startswith("eval.") for name in declared)
+    return (
+        _settings_check(a, b, declared, stateful),
+        _by_seed("manifest", "manifest_hash", a, b, declared=data or budget),
+        _overall("samples", lambda job: _number(job.facts.get("samples")), a, b, declared=budget),
+        _overall("evaluation", lambda job: str(job.facts.get("eval_hash", "")), a, b, declared=evaluation),
+        _overall("trainer's code", lambda job: job.code_hash, a, b),
+        _by_seed("initial weights", "initial_weights_hash", a, b, declared=model, blocks=False),
+        _overall("device", lambda job: str(job.facts.get("device", "")), a, b, blocks=False),
+        _overall("world size", lambda job: str(job.facts.get("world_size", "")), a, b, blocks=False),
+        _overall("versions", _versions, a, b, blocks=False),
+    )
+
+
+def unfair(checks: Sequence[Check]) -> str:
+    """Why these checks block every verdict; "" if they do not."""
+    found = [f"{check.name} differs: {check.a} / {check.b}" for check in checks if check.unfair]
+    return f"not fair: {'; '.join(found)}" if found else ""
+
+
+def _settings_check(
+    a: Sequence[JobResult], b: Sequence[JobResult], declared: Collection[str], stateful: Collection[str]
+) -> Check:
+    if not a or not b:
+        return Check("settings", None, "", "")
+    left, right = a[0].settings, b[0].settings
+    changed = [name for name in dict.fromkeys((*left, *right)) if name in stateful and left.get(name) != right.get(name)]
+    beyond = [name for name in changed if name not in declared]
+    shown = beyond or changed
+    return Check("settings", not beyond, _settings_text(left, shown), _settings_text(right, shown))
+
+
+def _settings_text(settings: Mapping[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{name} = {settings[name]!r}" if name in settings else f"{name} not set" for name in names)
+
+
+def _overall(
+    name: str,
+    read: Callable[[JobResult], str],
+    a: Sequence[JobResult],
+    b: Sequence[JobResult],
+    declared: bool = False,
+    blocks: bool = True,
+) -> Check:
+    """Equal when all jobs of both runs that report it, and are done, say the same."""
+    left, right = ({text for job in jobs if job.state == "done" and (text := read(job))} for jobs in (a, b))
+    ok = len(left | right) == 1 if left and right else None
+    return Check(name, ok, ", ".join(sorted(left)), ", ".join(sorted(right)), declared, blocks)
+
+
+def _by_seed(
+    name: str, fact: str, a: Sequence[JobResult], b: Sequence[JobResult], declared: bool = False, blocks: bool = True
+) -> Check:
+    """Equal when jobs of the same seed say the same; without a common seed, when all jobs do."""
+    left, right = (
+        {job.seed: str(job.facts[fact]) for job in jobs if job.state in ENDED and fact in job.facts} for jobs in (a, b)
+    )
+    common = sorted(left.keys() & right.keys())
+    if not common:
+        return _overall(name, lambda job: str(job.facts.get(fact, "")), a, b, declared, blocks)
+    differing = next((seed for seed in common if left[seed] != right[seed]), None)
+    shown = common[0] if differing is None else differing
+    return Check(name, differing is None, left[shown], right[shown], declared, blocks)
+
+
+def _versions(job: JobResult) -> str:
+    return " ".join(f"{name} {version}" for name, version in sorted(job.facts.get("versions", {}).items()))
+
+
+def _number(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else ""

@@ -1,0 +1,340 @@
+"""What may start, what waits and for what, what is skipped and why: from the study, its attempts and its decisions. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ablate.conditions import ITS_START, Answer, Atom, Took, atoms, evaluate
+from ablate.study import JobState, Run, Settings, Study, Tree, job_key, runs_of_sweep, runs_of_tree
+from db.records import AttemptRecord, DecisionRecord
+
+STARTABLE: frozenset[JobState] = frozenset({"ready", "interrupted"})
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One job as it stands today."""
+
+    id: str
+    """"D1-s42": known before its settings are."""
+    key: str | None
+    """None until the decisions it starts from are made."""
+    run: str
+    seed: int
+    settings: Settings | None
+    state: JobState
+    reason: str
+    """Why it is in this state, in words."""
+    block: str
+    sweeps: tuple[str, ...]
+    change: str
+    """What it changes in its start."""
+    gpus: int
+    attempt: int
+    """Attempts so far."""
+    added: bool = False
+    """A reference job that the planner added: somebody's start that no row trains."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every job of the study, in the order they would be started."""
+
+    jobs: tuple[PlannedJob, ...]
+    its_start: Mapping[str, str]
+    """Row -> the run it is compared with by "its start"; absent while that is not known."""
+    skipped_sweeps: Mapping[str, str]
+    """Sweep -> why."""
+    orphans: tuple[str, ...]
+    """Keys of jobs with results that today's file and decisions no longer ask for: stale, kept, unused."""
+
+    def of_run(self, run: str) -> tuple[PlannedJob, ...]:
+        return tuple(job for job in self.jobs if job.run == run)
+
+    def startable(self) -> tuple[PlannedJob, ...]:
+        return tuple(job for job in self.jobs if job.state in STARTABLE)
+
+
+def make_plan(study: Study, attempts: Mapping[str, tuple[AttemptRecord, ...]], decisions: Mapping[str, DecisionRecord]) -> Plan:
+    """Sort every job by what may happen to it next.
+
+    attempts:  job key -> its attempts, oldest first.
+    decisions: tree -> its current decision.
+
+    Two calls with the same values give the same plan.
+    """
+    skipped = skipped_sweeps(study, decisions)
+    sweeps_of = _sweeps_of_runs(study)
+    gates = _gates(study, sweeps_of, skipped, decisions)
+    starts = _starts(study, decisions)
+    jobs: list[PlannedJob] = []
+    for row in study.runs.values():
+        for run in (row, starts.added.get(row.name + REFERENCE)):
+            if run:
+                jobs += _jobs_of(
+                    study, row, run, starts.settings[row.name], attempts, gates.get(row.name), sweeps_of.get(row.name, ())
+                )
+    planned = {job.key for job in jobs if job.key}
+    return Plan(
+        jobs=tuple(sorted(jobs, key=_order(study))),
+        its_start=starts.its_start,
+        skipped_sweeps=skipped,
+        orphans=tuple(key for key in attempts if key not in planned),
+    )
+
+
+def _jobs_of(
+    study: Study,
+    row: Run,
+    run: Run,
+    start: Settings | str,
+    attempts: Mapping[str, tuple[AttemptRecord, ...]],
+    gate: _Gate | None,
+    sweeps: tuple[str, ...],
+) -> Iterator[PlannedJob]:
+    """One job per seed of `row`; `run` is the row itself, or the reference run added for it."""
+    settings = None if isinstance(start, str) else {**start, **run.changes}
+    added = run is not row
+    waits_for = start if isinstance(start, str) else ""
+    if added and waits_for:
+        waits_for += ": only needed if they take a combination that no row trains"
+    change = f"the start of {row.name}, which no row trains" if added else _change(study, run)
+    for seed in study.seeds[row.name]:
+        key = job_key(study, run.name, seed, settings) if settings is not None else None
+        tried = attempts.get(key, ()) if key else ()
+        state, reason = _state(study, tried, gate, waits_for)
+        yield PlannedJob(
+            id=f"{run.name}-s{seed}",
+            key=key,
+            run=run.name,
+            seed=seed,
+            settings=settings,
+            state=state,
+            reason=reason,
+            block=study.block_of(row.name),
+            sweeps=sweeps,
+            change=change,
+            gpus=study.gpus_per_run,
+            attempt=len(tried),
+            added=added,
+        )
+
+
+def resolved(study: Study, run: Run, decisions: Mapping[str, DecisionRecord]) -> Settings | str:
+    """The run's settings in full, or what they wait for."""
+    start = start_settings(study, run, decisions)
+    return start if isinstance(start, str) else {**start, **run.changes}
+
+
+def start_settings(study: Study, run: Run, decisions: Mapping[str, DecisionRecord]) -> Settings | str:
+    """The settings a run changes, or what they wait for."""
+    if run.start.kind == "baseline":
+        return study.settings
+    if run.start.kind == "named":
+        return {**study.settings, **study.starts[run.start.names[0]].changes}
+    open_ = [name for name in run.start.names if not is_made(decisions.get(name))]
+    if open_:
+        return f"decision {' and '.join(open_)} {'is' if len(open_) == 1 else 'are'} open"
+    settings, source = dict(study.settings), dict[str, str]()
+    for name in run.start.names:
+        decision = decisions[name]
+        if decision.took == "stop":
+            return f'decision {name} says stop: "{decision.because}"'
+        for setting, value in decision.sets.items():
+            if source.get(setting) and settings[setting] != value:
+                return f"decisions {source[setting]} and {name} both set {setting}: overrule one of them"
+            settings[setting], source[setting] = value, name
+    return settings
+
+
+def is_made(decision: DecisionRecord | None) -> bool:
+    """Whether others may build on it; a skipped tree is settled too: the baseline stays."""
+    return decision is not None and decision.status != "waiting"
+
+
+def skipped_sweeps(study: Study, decisions: Mapping[str, DecisionRecord]) -> dict[str, str]:
+    """Sweep -> why it is skipped."""
+    out = {}
+    for sweep in study.sweeps.values():
+        if sweep.skip and evaluate(sweep.skip.condition, lambda atom: took(study, atom, decisions)):
+            out[sweep.name] = f"{sweep.skip.text}: {sweep.skip.because}"
+    return out
+
+
+def took(study: Study, atom: Atom, decisions: Mapping[str, DecisionRecord]) -> Answer:
+    """Whether a decision took a run; None while it is open. Only `took` may stand in a skip rule."""
+    assert isinstance(atom, Took), f"a skip rule may only ask what a decision took, not {atom}"
+    decision = decisions.get(atom.decision)
+    if decision is None or not is_made(decision):
+        return None
+    return study.aliases.get(decision.took, decision.took) == study.aliases.get(atom.run, atom.run)
+
+
+def needs_of_tree(study: Study, tree: Tree, its_start: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The runs whose jobs a tree needs, "its start" included; None while that is not known."""
+    named = runs_of_tree(tree)
+    rows = [study.aliases.get(name, name) for name in named if name != ITS_START]
+    if ITS_START in named:
+        starting = [row for row in rows if study.runs[row].start.kind == "winners"]
+        if any(row not in its_start for row in starting):
+            return None
+        rows += [its_start[row] for row in starting]
+    return tuple(dict.fromkeys(sorted(rows)))
+
+
+def needed_jobs(study: Study, plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Job id -> ids of the jobs that must end before it may start (through the decisions between them)."""
+    ids: dict[str, list[str]] = {}
+    for job in plan.jobs:
+        ids.setdefault(job.run, []).append(job.id)
+    tree_jobs = {}
+    for tree in study.trees.values():
+        runs = {study.aliases.get(name, name) for name in runs_of_tree(tree) - {ITS_START}}
+        tree_jobs[tree.name] = [id for run in sorted(runs) for id in ids.get(run, [])]
+    sweeps_of = _sweeps_of_runs(study)
+    waits: dict[str, set[str]] = {}
+    for run in study.runs.values():
+        waits[run.name] = set(run.start.names) if run.start.kind == "winners" else set()
+    for sweep in study.sweeps.values():
+        if sweep.skip:
+            decisions = {atom.decision for atom in atoms(sweep.skip.condition) if isinstance(atom, Took)}
+            for name in _own_runs(study, sweep.name, sweeps_of):
+                waits[name] |= decisions
+    out = {}
+    for job in plan.jobs:
+        out[job.id] = tuple(sorted({id for name in waits[row_of(job)] for id in tree_jobs.get(name, []) if id != job.id}))
+    return out
+
+
+REFERENCE = "-start"
+"""The reference run of row D1 is called "D1-start"."""
+
+
+@dataclass(frozen=True)
+class _Starts:
+    settings: Mapping[str, Settings | str]
+    """Row -> the settings it changes, or what they wait for."""
+    added: Mapping[str, Run]
+    """Reference runs: starts of rows that no row trains (or that may turn out so, while decisions are open)."""
+    its_start: Mapping[str, str]
+    """Row -> the run that trains exactly its start."""
+
+
+def _starts(study: Study, decisions: Mapping[str, DecisionRecord]) -> _Starts:
+    trains: dict[str, str] = {}
+    for run in study.runs.values():
+        own = resolved(study, run, decisions) if run.start.kind != "winners" else ""
+        if not isinstance(own, str):
+            trains.setdefault(_canonical(own), run.name)
+    settings: dict[str, Settings | str] = {}
+    added: dict[str, Run] = {}
+    its_start: dict[str, str] = {}
+    for run in study.runs.values():
+        start = settings[run.name] = start_settings(study, run, decisions)
+        if run.start.kind == "winners" and (isinstance(start, str) or _canonical(start) not in trains):
+            added[run.name + REFERENCE] = Run(run.name + REFERENCE, start=run.start, line=run.line)
+        if not isinstance(start, str):
+            if run.start.kind == "winners":
+                trains.setdefault(_canonical(start), run.name + REFERENCE)
+            if trains.get(_canonical(start), run.name) != run.name:
+                its_start[run.name] = trains[_canonical(start)]
+    return _Starts(settings, added, its_start)
+
+
+def _canonical(settings: Settings) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def row_of(job: PlannedJob) -> str:
+    """The row of runs.toml a job is for: its run, or the row whose reference it is."""
+    return job.run.removesuffix(REFERENCE) if job.added else job.run
+
+
+def _sweeps_of_runs(study: Study) -> dict[str, tuple[str, ...]]:
+    out: dict[str, tuple[str, ...]] = {}
+    for sweep in study.sweeps.values():
+        for run in runs_of_sweep(study, sweep):
+            out[run] = (*out.get(run, ()), sweep.name)
+    return out
+
+
+def _own_runs(study: Study, sweep: str, sweeps_of: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Runs that only this sweep asks for."""
+    return (run for run, sweeps in sweeps_of.items() if sweeps == (sweep,) and run != study.baseline)
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """A sweep's rule between a run and its start: skipped, or not known yet."""
+
+    skipped: bool
+    reason: str
+
+
+def _gates(
+    study: Study, sweeps_of: Mapping[str, tuple[str, ...]], skipped: Mapping[str, str], decisions: Mapping[str, DecisionRecord]
+) -> dict[str, _Gate]:
+    gates = {}
+    for sweep in study.sweeps.values():
+        if not sweep.skip:
+            continue
+        if sweep.name in skipped:
+            gate = _Gate(True, f"{sweep.name} is skipped: {skipped[sweep.name]}")
+        else:
+            asked = [atom.decision for atom in atoms(sweep.skip.condition) if isinstance(atom, Took)]
+            open_ = [name for name in asked if not is_made(decisions.get(name))]
+            if not open_:
+                continue
+            gate = _Gate(False, f"decision {' and '.join(open_)} is open: it may skip {sweep.name}")
+        gates.update(dict.fromkeys(_own_runs(study, sweep.name, sweeps_of), gate))
+    return gates
+
+
+def _state(study: Study, tried: tuple[AttemptRecord, ...], gate: _Gate | None, waits_for: str) -> tuple[JobState, str]:
+    """A job's state and why. What has ended stays ended, whatever was decided since."""
+    last = tried[-1] if tried else None
+    if last and last.state in ("done", "diverged"):
+        return ("done" if last.state == "done" else "diverged"), last.reason
+    if last and last.state == "running":
+        return "running", f"attempt {last.number} on {last.host or 'this machine'}"
+    if gate and gate.skipped:
+        return "skipped", gate.reason
+    failures = [attempt for attempt in tried if attempt.state in ("failed", "lost")]
+    if len(failures) >= study.max_attempts:
+        return "failed", f"{len(failures)} attempts failed, the last one: {failures[-1].reason}"
+    if gate or waits_for:
+        return "waiting", gate.reason if gate else waits_for
+    if last and last.state == "interrupted":
+        return "interrupted", f"attempt {last.number} was interrupted; goes on from its last checkpoint"
+    if last:
+        return "ready", f"attempt {last.number} {last.state}: {last.reason}; {study.max_attempts - len(failures)} tries left"
+    return "ready", "nothing is missing"
+
+
+def _change(study: Study, run: Run) -> str:
+    if run.name == study.baseline:
+        return "the baseline"
+    return ", ".join(f"{name} = {_text(value)}" for name, value in run.changes.items()) or "nothing"
+
+
+def _text(value: object) -> str:
+    """A value as runs.toml would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_text(item)}" for key, item in value.items()) + " }"
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _order(study: Study) -> Callable[[PlannedJob], tuple[int, int, int, bool]]:
+    """Sort key: block, then seed, then row; a reference job before the row it is for."""
+    blocks = {run: at for at, block in enumerate(study.blocks) for run in block.runs}
+    rows = {run: at for at, run in enumerate(study.runs)}
+
+    def key(job: PlannedJob) -> tuple[int, int, int, bool]:
+        row = row_of(job)
+        return blocks.get(row, len(study.blocks)), study.seeds[row].index(job.seed), rows[row], not job.added
+
+    return key
