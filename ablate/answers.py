@@ -1,0 +1,730 @@
+"""What each command answers, as a document of plain values: --json prints it as it is, screens.py draws it.
+
+Numbers that are not finite are null. Hours are wall hours of one job; GPU-hours are those times its GPUs. Money is in US dollars.
+Statistics and the launch loop are imported by the answers that need them: `plan` and `status` must start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import shlex
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablate import collect
+from ablate.conditions import in_words, listed, near
+from ablate.cost import Source, Task, hours_of, totals
+from ablate.desk import Desk, measured_hours
+from ablate.freeze import take_text
+from ablate.plan import STARTABLE, Plan, PlannedJob, needed_jobs
+from ablate.provenance import code_hash
+from ablate.study import ENDED, JobState, Line, Settings, Study, Sweep, UserError, nested, runs_of_sweep
+from db.records import AttemptRecord, DecisionRecord, LockRecord
+
+if TYPE_CHECKING:  # types only: these modules import Ray and scipy
+    from ablate.decide import SweepAnswer
+    from ablate.launch import Outcome, Progress, Tick
+
+Answer = dict[str, Any]
+
+COMING: frozenset[JobState] = frozenset({"ready", "waiting", "running", "interrupted"})
+"""States of jobs that still cost something."""
+WATCHED = ("progress", "samples", "loss")
+"""Metrics a running job is followed by."""
+
+
+# ---------------------------------------------------------------- plan
+
+
+def plan(desk: Desk, block: str = "", gpus: int | None = None) -> Answer:
+    """The graph as it stands.
+
+    `totals` adds up the jobs listed: what ended at what it took, what is to come at measured hours, else declared ones; what was
+    skipped or failed for good costs no more. `wall_hours` and `critical_path_hours` are of what is to come, on `gpus` GPUs.
+    """
+    planned = desk.plan()
+    books = Books(desk)
+    shown = [job for job in planned.jobs if not block or job.block == block]
+    held = desk.store.lock()
+    return plain(
+        {
+            **_head(desk),
+            "block": block,
+            "jobs": [books.row(job) for job in shown],
+            "totals": books.totals(planned, shown, gpus),
+            "skipped_sweeps": planned.skipped_sweeps,
+            "orphans": planned.orphans,
+            "locked": held is not None and not held.lifted_at,
+            "notes": _notes(desk, planned, books),
+            "next": _next_after_plan(desk, planned, shown, block, held),
+        }
+    )
+
+
+class Books:
+    """What jobs have cost and will cost."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.study = desk.study
+        self.attempts = desk.store.attempts()
+        self.measured = measured_hours(desk)
+        self._names: dict[tuple[str, ...], str] = {}
+
+    def tried(self, job: PlannedJob) -> tuple[AttemptRecord, ...]:
+        return self.attempts.get(job.key or "", ())
+
+    def booked(self, job: PlannedJob) -> float:
+        """GPU-hours its attempts have taken, those under way included."""
+        return sum(gpu_seconds(attempt) for attempt in self.tried(job)) / 3600
+
+    def expected(self, job: PlannedJob) -> tuple[float, Source]:
+        """Wall hours it takes from start to end."""
+        return hours_of(self.study, job.run, self.measured)
+
+    def left(self, job: PlannedJob) -> float:
+        """Wall hours it still takes."""
+        if job.state not in COMING:
+            return 0.0
+        hours = self.expected(job)[0]
+        return max(hours - _running_hours(self.tried(job)), 0.0) if job.state == "running" else hours
+
+    def row(self, job: PlannedJob) -> Answer:
+        """One job of the plan."""
+        hours, source = self.expected(job) if job.state in COMING else (self.booked(job) / max(job.gpus, 1), "booked")
+        gpu_hours = job.gpus * hours
+        return {
+            "key": job.key,
+            "id": job.id,
+            "run": job.run,
+            "seed": job.seed,
+            "sweep": job.sweeps[0] if job.sweeps else "",
+            "sweeps": list(job.sweeps),
+            "block": job.block,
+            "state": job.state,
+            "reason": job.reason,
+            "change": job.change,
+            "gpus": job.gpus,
+            "hours": hours,
+            "hours_source": source,
+            "gpu_hours": gpu_hours,
+            "cost": gpu_hours * self.study.usd_per_gpu_hour,
+            "attempts": job.attempt,
+            "added": job.added,
+        }
+
+    def totals(self, planned: Plan, jobs: Sequence[PlannedJob], gpus: int | None) -> Answer:
+        """Of `jobs`; needs outside of them count as met."""
+        on = gpus or self.study.gpus_per_run
+        needs = needed_jobs(self.study, planned)
+        coming = [job for job in jobs if job.state in COMING]
+        laid_out = totals(
+            [Task(job.id, job.gpus, self.left(job), needs[job.id]) for job in coming], on, self.study.usd_per_gpu_hour
+        )
+        spent = sum(self.booked(job) for job in jobs)
+        left = sum(job.gpus * self.left(job) for job in coming)
+        sources = {self.expected(job)[1] for job in coming}
+        price = self.study.usd_per_gpu_hour
+        return {
+            "jobs": len(jobs),
+            "states": dict(Counter(job.state for job in jobs)),
+            "gpus": on,
+            "gpu_hours": spent + left,
+            "cost": (spent + left) * price,
+            "spent_gpu_hours": spent,
+            "spent_cost": spent * price,
+            "left_jobs": len(coming),
+            "left_gpu_hours": left,
+            "left_cost": left * price,
+            "maybe_gpu_hours": sum(job.gpus * self.left(job) for job in coming if job.added and job.key is None),
+            "wall_hours": laid_out.wall_hours,
+            "critical_path_hours": laid_out.critical_path_hours,
+            "critical_path": list(laid_out.critical_path),
+            "hours_source": sources.pop() if len(sources) == 1 else "",
+        }
+
+
+def gpu_seconds(attempt: AttemptRecord) -> float:
+    """GPU-seconds an attempt has booked; one under way counts until now."""
+    if attempt.state != "running":
+        return attempt.gpu_s
+    return max((datetime.now(UTC) - moment(attempt.started_at)).total_seconds(), 0.0) * attempt.gpus
+
+
+def _running_hours(tried: tuple[AttemptRecord, ...]) -> float:
+    last = tried[-1]
+    return gpu_seconds(last) / max(last.gpus, 1) / 3600
+
+
+def _notes(desk: Desk, planned: Plan, books: Books) -> list[str]:
+    """What a person should know before going on."""
+    notes = []
+    today = code_hash(desk.study)
+    ended = [job for job in planned.jobs if job.state in ENDED]
+    other = [job.id for job in ended if books.tried(job)[-1].code_hash not in ("", today)]
+    if other:
+        notes.append(
+            f"{_some(other)} {_were(other)} trained with other trainer code than today's: "
+            "comparisons of old with new jobs will be refused as unfair"
+        )
+    if planned.orphans:
+        notes.append(
+            f"{_some(planned.orphans)}: results that the file and the decisions of today no longer ask for; kept, not used"
+        )
+    return notes
+
+
+def _next_after_plan(desk: Desk, planned: Plan, shown: Sequence[PlannedJob], block: str, held: LockRecord | None) -> str:
+    if held is not None and not held.lifted_at:
+        return f"locked since {held.at}: {command(desk, 'lock')}"
+    states = {job.state for job in shown}
+    if states & STARTABLE:
+        return command(desk, "launch", *(("--block", block) if block else ()))
+    if "running" in states:
+        return command(desk, "status", "--follow")
+    failed = next((job for job in shown if job.state == "failed"), None)
+    if failed:
+        return command(desk, "logs", at(failed))
+    if any(job.state == "waiting" and not is_maybe(job) for job in shown):
+        return command(desk, "launch")
+    return command(desk, "lock" if planned.jobs else "init")
+
+
+def is_maybe(job: PlannedJob) -> bool:
+    """A reference job that is only needed if decisions fall a certain way."""
+    return job.added and job.key is None
+
+
+# ---------------------------------------------------------------- launch
+
+
+def dry_run(desk: Desk, block: str, wanted: Collection[str], gpus: int | None) -> Answer:
+    """What a launch would start now, in order, and what it would find waiting. wanted: ids of jobs; empty: all."""
+    planned = desk.plan()
+    books = Books(desk)
+    asked = [job for job in planned.jobs if (not block or job.block == block) and (not wanted or job.id in wanted)]
+    return plain(
+        {
+            **_head(desk),
+            "block": block,
+            "starts": [books.row(job) for job in asked if job.state in STARTABLE],
+            "waits": [books.row(job) for job in asked if job.state == "waiting"],
+            "totals": books.totals(planned, asked, gpus),
+            "next": command(desk, "launch", *(("--block", block) if block else ())),
+        }
+    )
+
+
+def tick(desk: Desk, now: Tick) -> Answer:
+    """The study after one round of the launch loop."""
+    running = {each.job: each for each in now.progress}
+    return plain(
+        {
+            **_head(desk),
+            "states": Counter(job.state for job in now.plan.jobs if not is_maybe(job)),
+            "running": [_progress(job, running[job.id]) for job in now.plan.jobs if job.id in running],
+            "gpu_hours": now.gpu_s / 3600,
+            "cost": now.usd,
+        }
+    )
+
+
+def _progress(job: PlannedJob, progress: Progress) -> Answer:
+    return {
+        "id": job.id,
+        "change": job.change,
+        "attempt": job.attempt,
+        "progress": progress.fraction,
+        "samples": progress.samples,
+        "loss": progress.loss,
+        "elapsed_s": progress.elapsed_s,
+        "eta_s": progress.eta_s,
+    }
+
+
+def outcome(desk: Desk, end: Outcome) -> Answer:
+    """How a launch ended: states, what failed, what waits, decisions, the lock."""
+    books = Books(desk)
+    spent = sum(books.booked(job) for job in end.plan.jobs)
+    failed = [job for job in end.plan.jobs if job.state == "failed"]
+    held = end.lock or desk.store.lock()
+    return plain(
+        {
+            **_head(desk),
+            "exit_code": end.exit_code,
+            "interrupted": end.interrupted,
+            "states": Counter(job.state for job in end.plan.jobs if not is_maybe(job)),
+            "failed": [{"id": job.id, "reason": job.reason, "log": command(desk, "logs", at(job))} for job in failed],
+            "waiting_for": end.waiting_for,
+            "over_budget": end.over_budget,
+            "gpu_hours": spent,
+            "cost": spent * desk.study.usd_per_gpu_hour,
+            "decisions": _decisions(desk),
+            "lock": _lock(desk, held) if held else None,
+            "next": _next_after_launch(desk, end, failed),
+        }
+    )
+
+
+def _next_after_launch(desk: Desk, end: Outcome, failed: Sequence[PlannedJob]) -> str:
+    if failed:
+        return command(desk, "logs", at(failed[0]))
+    if end.exit_code == 3:
+        return command(desk, "launch")
+    return command(desk, "lock") if end.lock else command(desk, "decide")
+
+
+def attempt(record: AttemptRecord) -> Answer:
+    """One attempt, as it ended."""
+    return plain(asdict(record))
+
+
+# ---------------------------------------------------------------- decide, explain
+
+
+def decide(desk: Desk, names: Collection[str]) -> Answer:
+    """Evaluate the trees of these sweeps (none named: all), store what is new, and say what follows.
+
+    One sweep asked for is the document; several stand under "sweeps".
+    """
+    from ablate import evidence
+
+    judged = evidence.decide(desk, now(), tuple(names))
+    sweeps = [_sweep_answer(desk, answer) for answer in judged.values()]
+    whole = sweeps[0] if len(sweeps) == 1 == len(names) else {"sweeps": sweeps}
+    return plain({**_head(desk), **whole, "next": _next_after_decide(desk, sweeps)})
+
+
+def sweeps_in(answer: Answer) -> list[Answer]:
+    """The sweeps of a document that `decide` made."""
+    sweeps: list[Answer] = answer.get("sweeps", [answer])
+    return sweeps
+
+
+def _sweep_answer(desk: Desk, judged: SweepAnswer) -> Answer:
+    sweep = desk.study.sweeps[judged.sweep]
+    return {
+        "sweep": judged.sweep,
+        "asks": sweep.asks,
+        "skipped_because": judged.skipped_because,
+        "decisions": [decision(made) for made in judged.decisions],
+        "learned": [asdict(learned) for learned in judged.learned],
+        "learn_lines": len(sweep.learn),
+        "open": judged.open,
+    }
+
+
+def decision(made: DecisionRecord) -> Answer:
+    """A decision with its evidence."""
+    return {
+        "name": made.name,
+        "sweep": made.sweep,
+        "status": made.status,
+        "took": made.took,
+        "line": made.line,
+        "because": made.because,
+        "by": made.by,
+        "at": made.at,
+        "sets": made.sets,
+        "price": made.price,
+        "comparisons": list(made.comparisons),
+        "jobs": sorted(made.jobs),
+        "number": made.number,
+    }
+
+
+def _next_after_decide(desk: Desk, sweeps: Sequence[Answer]) -> str:
+    waits = any(made["status"] == "waiting" for sweep in sweeps for made in sweep["decisions"]) or any(
+        sweep["open"] for sweep in sweeps
+    )
+    return command(desk, "launch") if waits else command(desk, "lock")
+
+
+def overrule(desk: Desk, names: Sequence[str], tree: str, take: str, because: str) -> None:
+    """Record a person's decision. UserError when it does not say which tree, what, or why."""
+    from ablate import evidence
+    from ablate.decide import overrule as overruled
+
+    study = desk.study
+    if len(names) != 1:
+        raise UserError(f"--take overrules one sweep's tree; name the sweep: ablate decide SWEEP --take {take} --because …")
+    trees = [one.name for one in study.sweeps[names[0]].trees]
+    if not trees:
+        raise UserError(f"{names[0]} decides nothing, it only learns: there is nothing to overrule")
+    if not tree and len(trees) > 1:
+        raise UserError(f"{names[0]} has {len(trees)} trees: say which one with --tree {listed(trees, 'or')}")
+    if tree and tree not in trees:
+        raise UserError(f"{names[0]} has no tree {tree!r}; its trees: {', '.join(trees)}")
+    evidence.refuse_when_locked(desk)
+    name = tree or trees[0]
+    before = desk.store.decisions().get(name)
+    evidence.record(desk, overruled(study, name, take, because, now(), desk.plan().its_start, before))
+
+
+def explain(study: Study, sweep: Sweep) -> Answer:
+    """Each line of a sweep in plain words."""
+    metrics = {
+        name: metric for name, metric in study.metrics.items() if name == sweep.on or any(name in line for line in _texts(sweep))
+    }
+    skip = sweep.skip
+    return plain(
+        {
+            "study": study.name,
+            "profile": study.profile,
+            "sweep": sweep.name,
+            "asks": sweep.asks,
+            "runs": list(runs_of_sweep(study, sweep)),
+            "metrics": [
+                {"name": name, "better": one.better, "margin": one.margin, "unit": one.unit, "noise": one.noise}
+                for name, one in metrics.items()
+            ],
+            "skip": {"if": skip.text, "in_words": in_words(skip.condition, study.metrics), "because": skip.because}
+            if skip
+            else None,
+            "trees": [{"name": tree.name, "lines": [_line(study, line) for line in tree.lines]} for tree in sweep.trees],
+            "learn": [
+                {"if": one.text, "in_words": in_words(one.condition, study.metrics), "say": one.say} for one in sweep.learn
+            ],
+        }
+    )
+
+
+def _texts(sweep: Sweep) -> list[str]:
+    return [*(line.text for tree in sweep.trees for line in tree.lines), *(one.text for one in sweep.learn)]
+
+
+def _line(study: Study, line: Line) -> Answer:
+    return {
+        "if": line.text,
+        "in_words": in_words(line.condition, study.metrics),
+        "take": take_text(line.take),
+        "take_in_words": _take_in_words(study, line),
+        "because": line.because,
+    }
+
+
+def _take_in_words(study: Study, line: Line) -> str:
+    match line.take.kind:
+        case "stop":
+            return "take nothing and stop: what starts from this decision waits for a person"
+        case "its start":
+            return "keep what the row started from"
+        case "best":
+            return f"take the best of {listed(line.take.runs)}"
+        case "run":
+            run = study.run_named(line.take.runs[0])
+            return f"take {line.take.runs[0]}" + (", the baseline" if run.name == study.baseline else "")
+
+
+# ---------------------------------------------------------------- status
+
+
+def status(desk: Desk) -> Answer:
+    """Where the study stands, from the database alone."""
+    planned = desk.plan()
+    books = Books(desk)
+    counted = [job for job in planned.jobs if not is_maybe(job)]
+    running = [job for job in counted if job.state == "running"]
+    latest = desk.store.latest([job.key for job in running if job.key], WATCHED)
+    held, lease = desk.store.lock(), desk.store.lease()
+    layout = books.totals(planned, planned.jobs, None)
+    return plain(
+        {
+            **_head(desk),
+            "at": now(),
+            "states": Counter(job.state for job in counted),
+            "running": [_running(job, books, latest.get(job.key or "", {})) for job in running],
+            "ended": _ended(desk, [job for job in counted if job.state in ENDED]),
+            "failed": [{"id": job.id, "reason": job.reason} for job in counted if job.state == "failed"],
+            "waiting": _reasons(job for job in counted if job.state == "waiting"),
+            "gpu_hours": layout["spent_gpu_hours"],
+            "cost": layout["spent_cost"],
+            "left_gpu_hours": layout["left_gpu_hours"],
+            "left_cost": layout["left_cost"],
+            "left_wall_hours": layout["wall_hours"],
+            "gpus": layout["gpus"],
+            "decisions": _decisions(desk),
+            "launching": {"holder": lease.holder, "since": lease.since, "beat_at": lease.beat_at} if lease else None,
+            "lock": {"hash": held.hash, "at": held.at} if held and not held.lifted_at else None,
+            "next": command(desk, "status", "--follow") if lease else _next_after_plan(desk, planned, planned.jobs, "", held),
+        }
+    )
+
+
+def _running(job: PlannedJob, books: Books, latest: Mapping[str, tuple[int, float]]) -> Answer:
+    """A running job, by the last numbers it wrote."""
+    elapsed = _running_hours(books.tried(job)) * 3600
+    fraction = latest["progress"][1] if "progress" in latest else None
+    return {
+        "id": job.id,
+        "change": job.change,
+        "attempt": job.attempt,
+        "progress": fraction,
+        "samples": int(latest["samples"][1]) if "samples" in latest else None,
+        "loss": latest["loss"][1] if "loss" in latest else None,
+        "elapsed_s": elapsed,
+        "eta_s": elapsed * (1 - fraction) / fraction if fraction else None,
+    }
+
+
+def _ended(desk: Desk, jobs: Sequence[PlannedJob]) -> list[Answer]:
+    """What ended jobs scored on the study's first metric."""
+    metric = next(iter(desk.study.metrics), "")
+    values = desk.store.latest([job.key for job in jobs if job.key], [metric]) if metric else {}
+    return [
+        {
+            "id": job.id,
+            "run": job.run,
+            "seed": job.seed,
+            "state": job.state,
+            "metric": metric,
+            "value": values.get(job.key or "", {}).get(metric, (0, None))[1],
+        }
+        for job in jobs
+    ]
+
+
+def _reasons(jobs: Iterable[PlannedJob]) -> list[Answer]:
+    """Reason -> the jobs that wait for it."""
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        found.setdefault(job.reason, []).append(job.id)
+    return [{"reason": reason, "jobs": ids} for reason, ids in found.items()]
+
+
+def _decisions(desk: Desk) -> list[Answer]:
+    """Every tree of the study, decided or not, without its evidence."""
+    stored = desk.store.decisions()
+    out = []
+    for name, tree in desk.study.trees.items():
+        made = stored.get(name)
+        out.append(
+            {
+                "name": name,
+                "sweep": tree.sweep,
+                "status": made.status if made else "open",
+                "took": made.took if made else "",
+                "because": made.because if made else "",
+                "by": made.by if made else "",
+            }
+        )
+    return out
+
+
+# ---------------------------------------------------------------- show, logs
+
+
+def show(desk: Desk, jobs: Sequence[PlannedJob], metric: str) -> Answer:
+    """One run (or one job of it): settings, resolved rates, attempts, curve, the decisions that rest on it."""
+    study, run = desk.study, jobs[0].run
+    books = Books(desk)
+    keys = [job.key for job in jobs if job.key]
+    settings = next((job.settings for job in jobs if job.settings is not None), None)
+    curves = desk.store.curves(metric, keys) if keys else {}
+    if not curves and any(books.tried(job) for job in jobs):
+        _refuse_unmeasured(desk, keys, metric)
+    unit = study.metrics[metric].unit if metric in study.metrics else ""
+    return plain(
+        {
+            **_head(desk),
+            "run": run,
+            "aliases": [alias for alias, name in study.aliases.items() if name == run],
+            "change": jobs[0].change,
+            "jobs": [books.row(job) for job in jobs],
+            "settings": settings,
+            "differs": _differences(study, settings or {}),
+            "derived": derived(study, settings or {}),
+            "curve": {"metric": metric, "unit": unit, "jobs": {job.id: curves[job.key] for job in jobs if job.key in curves}},
+            "attempts": [{**asdict(tried), "id": job.id} for job in jobs for tried in books.tried(job)],
+            "decisions": [
+                one
+                for one in map(decision, desk.store.decisions().values())
+                if set(keys) & set(one["jobs"]) or one["took"] == run
+            ],
+            "next": command(desk, "logs", at(jobs[0])) if any(map(books.tried, jobs)) else command(desk, "launch", "--run", run),
+        }
+    )
+
+
+def _refuse_unmeasured(desk: Desk, keys: Sequence[str], metric: str) -> None:
+    """UserError when these jobs measured other things, but never `metric`."""
+    known = sorted({name for key in keys for name in desk.store.metric_names(key)})
+    if known and metric not in desk.study.metrics:
+        guess = near(metric, known)
+        hint = f'Did you mean "{guess[0]}"?' if guess else f"There are: {', '.join(known)}"
+        raise UserError(f"--metric {metric!r} was never measured here. {hint}")
+
+
+def _differences(study: Study, settings: Settings) -> list[Answer]:
+    """Settings that are not the baseline's."""
+    return [
+        {"setting": name, "baseline": study.settings.get(name), "value": value}
+        for name, value in settings.items()
+        if study.settings.get(name) != value
+    ]
+
+
+def derived(study: Study, settings: Settings) -> dict[str, Any]:
+    """What the trainer's config computes from these settings: its properties, such as optim.connector_lr = lr × ratio."""
+    module, _, name = study.trainer.config.partition(":")
+    if not name or not settings:
+        return {}
+    config = getattr(importlib.import_module(module), name)
+    found: dict[str, Any] = {}
+    for part, values in nested(settings).items():
+        kind = type(getattr(config(), part, None))
+        if is_dataclass(kind) and isinstance(values, dict):
+            made = kind(**values)
+            found |= {f"{part}.{each}": getattr(made, each) for each, value in vars(kind).items() if isinstance(value, property)}
+    return found
+
+
+def logs(desk: Desk, jobs: Sequence[PlannedJob], lines: int, rank: int) -> Answer:
+    """The last lines of each job's last attempt. UserError when there is no log yet."""
+    found = []
+    for job in jobs:
+        if job.key and (tried := desk.store.attempts().get(job.key)):
+            path = desk.folders.log(job.key, tried[-1].number, rank)
+            if path.exists():
+                found.append(
+                    {
+                        "id": job.id,
+                        "attempt": tried[-1].number,
+                        "state": tried[-1].state,
+                        "path": str(path),
+                        "lines": tail(path, lines),
+                    }
+                )
+    if not found:
+        states = ", ".join(f"{job.id} is {job.state} ({job.reason})" for job in jobs[:3])
+        if any(desk.store.attempts().get(job.key or "") for job in jobs):
+            raise UserError(f"there is no log of rank {rank}: {states}. Ranks count from 0; there are {desk.study.ranks_per_run}")
+        raise UserError(f"nothing has run yet, so there is no log: {states}")
+    return plain({**_head(desk), "logs": found})
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a text file."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+
+
+# ---------------------------------------------------------------- lock, rebuild
+
+
+def lock(desk: Desk) -> Answer:
+    """The final config; locks it when all is decided."""
+    from ablate import evidence
+    from ablate.lock import NotYet
+
+    made = evidence.lock(desk, now())
+    if isinstance(made, NotYet):
+        return plain(
+            {
+                **_head(desk),
+                "locked": False,
+                "reasons": made.reasons,
+                "decisions": _decisions(desk),
+                "next": command(desk, "launch"),
+            }
+        )
+    return plain(_lock(desk, made))
+
+
+def lift(desk: Desk, because: str) -> Answer:
+    """Unlock, with a reason. UserError without one, or when nothing is locked."""
+    held = desk.store.lock()
+    if held is None:
+        raise UserError(f"nothing is locked (profile {desk.study.profile})")
+    if not because.strip():
+        raise UserError('lifting a lock needs a reason that can be read later: ablate lock --lift --because "…"')
+    collect.lift_lock(desk.store, desk.folders, now(), because.strip())
+    return plain(
+        {**_lock(desk, held), "locked": False, "lifted_because": because.strip(), "reasons": [], "next": command(desk, "plan")}
+    )
+
+
+def _lock(desk: Desk, held: LockRecord) -> Answer:
+    changed = [name for name, source in held.sources.items() if source != "baseline"]
+    return {
+        **_head(desk),
+        "locked": not held.lifted_at,
+        "hash": held.hash,
+        "at": held.at,
+        "settings": held.settings,
+        "sources": held.sources,
+        "changed": changed,
+        "conflicts": held.conflicts,
+        "trained_as": held.trained_as,
+        "provisional": held.provisional,
+        "decisions": held.decisions,
+        "lifted_at": held.lifted_at,
+        "lifted_because": held.lifted_because,
+        "next": command(desk, "show", held.trained_as) if held.trained_as else "",
+    }
+
+
+def rebuild(study: Study) -> Answer:
+    """Make the database again from the folders; the old one stays beside it."""
+    root = study.path.parent
+    database = root / "db" / "ablate.sqlite"
+    collected = collect.rebuild_file(database, root / "outputs")
+    return plain({"database": str(database), **asdict(collected)})
+
+
+# ---------------------------------------------------------------- small things
+
+
+def now() -> str:
+    """UTC, as the records write a moment."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def at(job: PlannedJob) -> str:
+    """How the command line names a job: F3@42."""
+    return f"{job.run}@{job.seed}"
+
+
+def command(desk: Desk, *words: str) -> str:
+    """A command line that does this on the same study and profile."""
+    study = desk.study
+    file = [] if study.path.resolve() == Path("runs.toml").resolve() else ["--study", os.path.relpath(study.path)]
+    profile = [] if study.profile == "full" else ["--profile", study.profile]
+    return shlex.join(["ablate", *words, *file, *profile])
+
+
+def _head(desk: Desk) -> Answer:
+    return {"study": desk.study.name, "profile": desk.study.profile}
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of many."""
+    return listed(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _were(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
+
+
+def plain(document: Mapping[str, Any]) -> Answer:
+    """As JSON has it: mappings as dicts, sequences as lists, numbers that are not finite as None."""
+    return {str(key): _plain(value) for key, value in document.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return plain(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

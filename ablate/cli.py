@@ -1,0 +1,386 @@
+"""The command `ablate`: arguments in, one call, an answer out, as a screen or (--json) as a document.
+
+What a command needs is imported when it runs: `plan` and `status` must not pay for Ray, torch, pandas or scipy.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ablate import completion
+from ablate.study import Study, UserError
+from db.records import StoreError
+
+if TYPE_CHECKING:  # types only: these modules are imported by the commands that need them
+    from ablate.desk import Desk
+    from ablate.plan import PlannedJob
+
+app = typer.Typer(
+    name="ablate",
+    help="Ablation studies as programs: plan → launch → decide → lock.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+StudyFile = Annotated[Path, typer.Option("--study", help="The study's file.", metavar="FILE", envvar="ABLATE_STUDY")]
+Profile = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        help="A scale declared in the file; without it the file as it stands.",
+        envvar="ABLATE_PROFILE",
+        autocompletion=completion.profile,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print a document instead of a screen.")]
+BlockOption = Annotated[
+    str, typer.Option("--block", help="Only the jobs of this block.", metavar="N", autocompletion=completion.block)
+]
+Gpus = Annotated[int | None, typer.Option("--gpus", help="GPUs to plan for or, logical, to run on.", min=1)]
+JobName = Annotated[str, typer.Argument(help="A run (F3), a job (F3@42) or a job's key.", autocompletion=completion.run)]
+HERE = Path("runs.toml")
+
+
+@app.command()
+def plan(
+    study: StudyFile = HERE, profile: Profile = "", block: BlockOption = "", gpus: Gpus = None, as_json: Json = False
+) -> None:
+    """The graph as it stands: each job's state and why, what it changes, hours and money.
+
+    Example: [bold]ablate plan --profile tiny --block 2[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    answer = answers.plan(desk, _block(desk.study, block), gpus)
+    _out(answer, as_json, screens.plan)
+
+
+@app.command()
+def launch(
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    block: BlockOption = "",
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="Only this run, or run@seed; may be given several times.", autocompletion=completion.run),
+    ] = None,
+    gpus: Gpus = None,
+    address: Annotated[str, typer.Option("--address", help="Join this Ray cluster instead of starting Ray here.")] = "",
+    max_cost: Annotated[
+        float | None, typer.Option("--max-cost", help="Start nothing that would bring the study above this many USD.", min=0)
+    ] = None,
+    because: Annotated[str, typer.Option("--because", help="Reason for an edit of what was frozen at the first launch.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be started, start nothing.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Train one job (--run F3@42) in the foreground, without Ray.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run what may run, decide sweeps as they complete, skip, lock. Safe to call again at any time: it goes on.
+
+    Exit code: 0 all ended · 1 a job failed · 2 your mistake · 3 something still waits.
+
+    Example: [bold]ablate launch --profile tiny --gpus 4[/bold]
+    Example: [bold]ablate launch --run F3@42 --here[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    jobs = tuple(dict.fromkeys(job.id for name in run or () for job in _jobs_named(desk, name)))
+    wanted_block = _block(desk.study, block)
+    estimate = answers.dry_run(desk, wanted_block, jobs, gpus)
+    if dry_run:
+        _out(estimate, as_json, screens.dry_run)
+        return
+    from ablate import launch as launching
+
+    if here:
+        _launch_here(desk, jobs, as_json)
+        return
+    options = launching.Options(block=wanted_block, runs=jobs, address=address, gpus=gpus, max_cost=max_cost, because=because)
+    with screens.launch_watcher(desk, estimate, quiet=as_json) as watcher, _signals(watcher.ask_to_stop):
+        outcome = launching.launch(desk, options, watcher)
+    _out(answers.outcome(desk, outcome), as_json, screens.outcome)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def decide(
+    sweep: Annotated[
+        list[str] | None, typer.Argument(help="Sweeps to decide; all without it.", autocompletion=completion.sweep)
+    ] = None,
+    take: Annotated[
+        str, typer.Option("--take", help="Overrule the tree: the run to take.", metavar="RUN", autocompletion=completion.run)
+    ] = "",
+    tree: Annotated[str, typer.Option("--tree", help="Which tree to overrule, where the sweep has several.")] = "",
+    because: Annotated[str, typer.Option("--because", help="Your reason, kept with the decision.")] = "",
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """Check the trees against the numbers in the database, and record what follows.
+
+    Example: [bold]ablate decide sweep1[/bold]
+    Example: [bold]ablate decide sweep1 --take F2 --because "F3's rate was set by hand"[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    names = tuple(_sweep(desk.study, name) for name in sweep or ())
+    if take:
+        answers.overrule(desk, names, tree, take, because)
+    answer = answers.decide(desk, names)
+    _out(answer, as_json, screens.decide)
+    if any(one["open"] for one in answers.sweeps_in(answer)):
+        raise typer.Exit(3)
+
+
+@app.command()
+def explain(
+    sweep: Annotated[str, typer.Argument(help="A sweep of the study.", autocompletion=completion.sweep)],
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """What each line of a sweep means, in plain words.
+
+    Example: [bold]ablate explain sweep1[/bold]
+    """
+    from ablate import answers, screens
+
+    loaded = _read(study, profile)
+    _out(answers.explain(loaded, loaded.sweeps[_sweep(loaded, sweep)]), as_json, screens.explain)
+
+
+@app.command()
+def status(
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Stay, and show it anew every two seconds (--json: one document per line).")
+    ] = False,
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """Where the study stands, from the database alone: jobs, progress, time, money, decisions.
+
+    Example: [bold]ablate status --follow[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    if not follow:
+        _out(answers.status(desk), as_json, screens.status)
+    elif not as_json:
+        screens.follow(lambda: answers.status(desk))
+    while follow and as_json:
+        sys.stdout.write(json.dumps(answers.status(desk), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+        time.sleep(2.0)
+
+
+@app.command()
+def show(
+    job: JobName,
+    metric: Annotated[str, typer.Option("--metric", help="The curve to draw.")] = "val_loss",
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """One run's config with the resolved rates, its curve, its attempts, and the decisions that rest on it.
+
+    Example: [bold]ablate show F3 --metric val_loss/video[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    _out(answers.show(desk, _jobs_named(desk, job), metric), as_json, screens.show)
+
+
+@app.command()
+def logs(
+    job: JobName,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines from the end.", min=1)] = 40,
+    rank: Annotated[int, typer.Option("--rank", help="Whose log.", min=0)] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and print what is added.")] = False,
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """The end of the log of a job's last attempt.
+
+    Example: [bold]ablate logs F3@42 -f[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    answer = answers.logs(desk, _jobs_named(desk, job), lines, rank)
+    _out(answer, as_json, screens.logs)
+    if follow and not as_json:
+        screens.follow_log(Path(answer["logs"][-1]["path"]))
+
+
+@app.command()
+def lock(
+    lift: Annotated[bool, typer.Option("--lift", help="Unlock, so that the study may go on.")] = False,
+    because: Annotated[str, typer.Option("--because", help="Your reason, kept with the lock.")] = "",
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """The final config, with the decision that each key came from; locks it when all is decided.
+
+    Example: [bold]ablate lock[/bold]
+    Example: [bold]ablate lock --lift --because "a bug in A6"[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    answer = answers.lift(desk, because) if lift else answers.lock(desk)
+    _out(answer, as_json, screens.lock)
+    if not lift and not answer["locked"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write it.")] = HERE,
+    as_json: Json = False,
+) -> None:
+    """Write a commented first study file.
+
+    Example: [bold]ablate init my_study/runs.toml[/bold]
+    """
+    from ablate.runs_toml import first_study
+
+    if file.exists():
+        raise UserError(f"{file} exists already; it is yours, so nothing was written. Give another name: ablate init other.toml")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(first_study(), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}") from error
+    _out(
+        {"written": str(file)},
+        as_json,
+        lambda answer: typer.echo(f"{answer['written']} written. Next: ablate plan --study {answer['written']}"),
+    )
+
+
+@app.command()
+def rebuild(study: StudyFile = HERE, profile: Profile = "", as_json: Json = False) -> None:
+    """Make the database again from the folders under outputs/; the old one stays beside it.
+
+    Example: [bold]ablate rebuild[/bold]
+    """
+    from ablate import answers, screens
+
+    _out(answers.rebuild(_read(study, profile)), as_json, screens.rebuild)
+
+
+def main() -> None:
+    """Entry point: a person's mistake is one line and exit code 2, never a traceback."""
+    try:
+        app()
+    except (UserError, StoreError) as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(2) from None
+
+
+def _read(path: Path, profile: str) -> Study:
+    from ablate.runs_toml import read_study
+
+    return read_study(path, profile)
+
+
+def _desk(path: Path, profile: str) -> Desk:
+    from ablate.desk import open_desk
+
+    return open_desk(_read(path, profile))
+
+
+def _block(study: Study, name: str) -> str:
+    names = [block.name for block in study.blocks]
+    if name and name not in names:
+        raise UserError(f"there is no block {name!r}; blocks: {', '.join(names) or 'none'}")
+    return name
+
+
+def _sweep(study: Study, name: str) -> str:
+    if name not in study.sweeps:
+        raise UserError(f"there is no sweep {name!r}.{_hint(name, list(study.sweeps), 'Sweeps')}")
+    return name
+
+
+def _jobs_named(desk: Desk, name: str) -> tuple[PlannedJob, ...]:
+    """The jobs that `F3`, `F3@43` or a key means."""
+    run, _, seed = name.partition("@")
+    run = desk.study.aliases.get(run, run)
+    jobs = desk.plan().jobs
+    found = tuple(job for job in jobs if (job.run == run and seed in ("", str(job.seed))) or name in (job.key, job.id))
+    if found:
+        return found
+    seeds = [str(job.seed) for job in jobs if job.run == run]
+    if seeds:
+        raise UserError(f"{run} has no seed {seed!r}; it has {', '.join(seeds)}")
+    raise UserError(f"there is no run or job {name!r}.{_hint(name, [*desk.study.runs, *desk.study.aliases], 'Runs')}")
+
+
+def _hint(name: str, known: list[str], what: str) -> str:
+    from ablate.conditions import near, quoted
+
+    guesses = near(name, known)
+    return f" Did you mean {quoted(guesses)}?" if guesses else f" {what}: {', '.join(known) or 'none'}"
+
+
+def _launch_here(desk: Desk, ids: tuple[str, ...], as_json: bool) -> None:
+    from ablate import answers, screens
+    from ablate import launch as launching
+    from ablate.plan import STARTABLE
+
+    found = [job for job in desk.plan().jobs if job.id in ids]
+    if len(found) != 1:
+        named = ", ".join(answers.at(job) for job in found[:6]) or "none is named"
+        raise UserError(f"--here trains exactly one job; name it with --run RUN@SEED ({named})")
+    if found[0].state not in STARTABLE:
+        raise UserError(f"{found[0].id} is {found[0].state}: {found[0].reason or 'it has its result'}")
+    with screens.plain_watcher(desk, quiet=as_json) as watcher, _signals(watcher.ask_to_stop):
+        record = launching.train_here(desk, found[0], watcher)
+    _out(answers.attempt(record), as_json, screens.attempt)
+    raise typer.Exit({"done": 0, "diverged": 0, "interrupted": 3}.get(record.state, 1))
+
+
+class _signals:  # noqa: N801 - reads as a with-statement
+    """Ctrl-C and SIGTERM ask the launch to stop: the first time with checkpoints, the second time at once."""
+
+    def __init__(self, ask: Callable[[Literal["stop", "kill"]], None]) -> None:
+        self._ask, self._asked = ask, 0
+
+    def __enter__(self) -> None:
+        self._old = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, *_: object) -> None:
+        self._asked += 1
+        self._ask("stop" if self._asked == 1 else "kill")
+
+
+def _out(answer: dict[str, Any], as_json: bool, screen: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    else:
+        screen(answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,581 @@
+"""The launch loop: reconcile, collect, decide, plan, start; again until nothing is left to do. The story is told here.
+
+    launch ──(lease)── database: jobs, attempts, metrics, decisions
+       │ reconcile → collect → decide → plan → claim → place → wait
+       ▼
+    one supervisor per attempt on its GPUs (jobs.py)  →  metrics.jsonl, checkpoints, result.json in the attempt's folder
+
+Which jobs and in what order is decided here; where and when, by Ray. Everything that ended is in its folder first and in the
+database second, so that this process may die at any point: the next launch settles what it left (collect.settle).
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ablate import collect, evidence, jobs
+from ablate.collect import Seen, Verdict
+from ablate.cost import hours_of
+from ablate.evidence import Desk
+from ablate.folders import write_json
+from ablate.gang import Gang, Stop, run_gang
+from ablate.lock import NotYet
+from ablate.plan import STARTABLE, Plan, PlannedJob
+from ablate.provenance import Provenance, import_places
+from ablate.study import Study, UserError, nested, references
+from db.records import AttemptRecord, DecisionRecord, JobRecord, LockRecord
+
+POLL_S = 0.2
+"""How long the loop waits for something to end before it collects metrics again."""
+LEASE_STALE_S = 60.0
+"""A lease not renewed for this long is free."""
+GRACE_S = 60.0
+"""Time a job gets to write a checkpoint when it is stopped."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asked for."""
+
+    block: str = ""
+    runs: tuple[str, ...] = ()
+    """Run names, or job ids or keys; empty: all."""
+    address: str = ""
+    gpus: int | None = None
+    """Logical GPUs of this machine (embedded Ray); None: what Ray finds."""
+    max_cost: float | None = None
+    because: str = ""
+    stop_after_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, in one line."""
+
+    kind: Literal["cluster", "started", "ended", "decided", "locked", "budget", "refused", "note"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running job stands, from the metrics it has written."""
+
+    job: str
+    fraction: float | None
+    samples: int | None
+    loss: float | None
+    elapsed_s: float
+    eta_s: float | None
+
+
+@dataclass(frozen=True)
+class Tick:
+    """The study after one round of the loop."""
+
+    plan: Plan
+    progress: tuple[Progress, ...]
+    gpu_s: float
+    usd: float
+
+
+class Watcher(Protocol):
+    """Who looks on: a terminal, a log, a test."""
+
+    def event(self, event: Event) -> None: ...
+    def tick(self, tick: Tick) -> None: ...
+    def stop_asked(self) -> Literal["", "stop", "kill"]:
+        """Whether a person wants the launch to end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended."""
+
+    plan: Plan
+    lock: LockRecord | None
+    waiting_for: tuple[str, ...]
+    """Why the lock, or jobs, still wait."""
+    interrupted: bool = False
+    over_budget: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 all ended · 1 a job failed for good · 3 something still waits."""
+        states = {job.state for job in self.plan.jobs if not _only_maybe(job)}
+        if "failed" in states:
+            return 1
+        return 3 if self.interrupted or states & {"waiting", "ready", "interrupted", "running"} else 0
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+Connect = Callable[[str, int | None], AbstractContextManager[jobs.Cluster]]
+"""From an address ("" for this machine) and a number of logical GPUs to a cluster."""
+
+
+def launch(desk: Desk, options: Options, watch: Watcher, connect: Connect = jobs.Cluster.connect) -> Outcome:
+    """Bring the study to its end, or as far as the options and the GPUs allow.
+
+    Raises UserError for what must be refused before anything starts: a locked study, an edit of what is frozen, another
+    launch under way, GPUs that can never fit.
+    """
+    with holding_the_lease(desk) as holder:
+        held = desk.store.lock()
+        if held is not None and not held.lifted_at and not _work_left(desk, options):
+            return Outcome(desk.plan(), held, ())
+        evidence.refuse_when_locked(desk)
+        edits = evidence.freeze(desk, utc_now(), options.because)
+        for edit in edits:
+            watch.event(Event("note", f"deviates from what was frozen: {edit}"))
+        crew = Crew(desk, options, watch, holder)
+        crew.reconcile_without_cluster()
+        crew.decide()
+        if not crew.wanted(desk.plan()) and not crew.running:
+            return crew.finish()
+        with connect(options.address, options.gpus) as cluster:
+            crew.board(cluster)
+            return crew.work()
+
+
+@contextmanager
+def holding_the_lease(desk: Desk) -> Iterator[str]:
+    """Only one launch at a time on a study; the second one hears who holds it. Yields who we are."""
+    holder = f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
+    _free_a_dead_lease(desk)
+    if desk.store.acquire_lease(holder, utc_now(), LEASE_STALE_S) is None:
+        held = desk.store.lease()
+        raise UserError(
+            f"{held.holder if held else 'somebody'} is launching this study since {held.since if held else '?'}; watch it with "
+            "`ablate status --follow`, or stop it first"
+        )
+    try:
+        yield holder
+    finally:
+        desk.store.release_lease(holder)
+
+
+def _free_a_dead_lease(desk: Desk) -> None:
+    """A lease of a process of this machine that is gone need not grow stale."""
+    held = desk.store.lease()
+    if held is None:
+        return
+    host, _, pid = held.holder.rpartition("@")[2].rpartition(":")
+    if host == socket.gethostname() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+        desk.store.release_lease(held.holder)
+
+
+def _work_left(desk: Desk, options: Options) -> bool:
+    return any(job.state in STARTABLE and _selected(job, options) for job in desk.plan().jobs)
+
+
+def _selected(job: PlannedJob, options: Options) -> bool:
+    if options.block and job.block != options.block:
+        return False
+    return not options.runs or bool({job.run, job.id, job.key, f"{job.run}@{job.seed}"} & set(options.runs))
+
+
+def _only_maybe(job: PlannedJob) -> bool:
+    """A reference job that is only needed if decisions fall a certain way is nothing to wait for."""
+    return job.added and job.key is None
+
+
+@dataclass
+class _Running:
+    """An attempt under way."""
+
+    job: PlannedJob
+    number: int
+    folder: Path
+    started: float
+    before_s: float = 0.0
+    """What it had run before we watched it."""
+
+    @property
+    def seconds(self) -> float:
+        return self.before_s + time.monotonic() - self.started
+
+
+@dataclass
+class Crew:
+    """The state of one launch: which attempts run, on which cluster."""
+
+    desk: Desk
+    options: Options
+    watch: Watcher
+    holder: str
+    running: dict[tuple[str, int], _Running] = field(default_factory=dict)
+    provenance: Provenance = field(init=False)
+    cluster: jobs.Cluster | None = None
+    interrupted: bool = False
+    over_budget: tuple[str, ...] = ()
+
+    offsets: dict[tuple[str, int], int] = field(init=False)
+    """How far each attempt's metrics.jsonl is in the database."""
+
+    def __post_init__(self) -> None:
+        self.offsets = self.desk.store.offsets()
+        self.provenance = Provenance.of(self.desk.study)
+
+    # ------------------------------------------------------------ reconcile
+
+    def reconcile_without_cluster(self) -> None:
+        """Settle what an earlier launch left: rows that say "running" while the folder, or nobody, says otherwise."""
+        if not self.options.address:  # else the cluster is asked first: see `board`
+            self._reconcile(lambda _: False, "launcher gone")
+
+    def board(self, cluster: jobs.Cluster) -> None:
+        """Take the cluster: refuse what can never fit, take over supervisors that outlived their launcher."""
+        self.cluster = cluster
+        study = self.desk.study
+        largest = max(cluster.node_gpus(), default=0)
+        if study.gpus_per_run > largest:
+            raise UserError(
+                f"a job of {study.name} needs {study.gpus_per_run} GPUs on one machine; the largest here has {largest}. Lower "
+                "gpus_per_run in [study], give --gpus N (logical GPUs, for trainers that need none), or join a bigger cluster"
+            )
+        total = sum(cluster.node_gpus())
+        self.watch.event(Event("cluster", f"{total} GPUs on {len(cluster.node_gpus())} machine(s), {study.gpus_per_run} per job"))
+        open_ = [(key, tries[-1].number) for key, tries in self.desk.store.attempts().items() if tries[-1].state == "running"]
+        alive = set(cluster.reattach(study.name, study.profile, open_))
+        self._reconcile(alive.__contains__)
+        planned = {job.key: job for job in self.desk.plan().jobs}
+        for key, number in sorted(alive):
+            if key in planned:
+                self.running[key, number] = self._resume_watching(planned[key], number)
+                self.watch.event(Event("started", f"{key} attempt {number} runs on; watching it again"))
+
+    def _reconcile(self, alive: Callable[[tuple[str, int]], bool | None], seen: Seen = "") -> None:
+        for key, tries in self.desk.store.attempts().items():
+            last = tries[-1]
+            if last.state != "running":
+                continue
+            folder = self.desk.folders.attempt(key, last.number)
+            result, started = collect.read_result(folder), (folder / "rank0.log").exists()
+            verdict = collect.settle("running", alive((key, last.number)), result, started=started, seen=seen if started else "")
+            if verdict.action == "end":
+                self._collect_rest(key, last.number)
+                self._end(last, verdict, _elapsed(last, folder))
+
+    def _resume_watching(self, job: PlannedJob, number: int) -> _Running:
+        record = attempt_of(self.desk, job.key or "", number)
+        before = (datetime.now(UTC) - _moment(record.started_at)).total_seconds()
+        folder = self.desk.folders.attempt(job.key or "", number)
+        return _Running(job, number, folder, time.monotonic(), before)
+
+    # ------------------------------------------------------------ the loop
+
+    def work(self) -> Outcome:
+        """Round after round: wait, collect, finish, decide, plan, start."""
+        assert self.cluster is not None
+        since = time.monotonic()
+        changed = True
+        while True:
+            if changed:
+                self.decide()
+            plan = self.desk.plan()
+            asked = self.watch.stop_asked()
+            if asked or (self.options.stop_after_s is not None and time.monotonic() - since > self.options.stop_after_s):
+                return self._leave(kill=asked == "kill")
+            changed = self._start_what_fits(plan) > 0
+            self.watch.tick(self.look(self.desk.plan() if changed else plan))
+            if not self.running and not changed:
+                return self.finish()
+            ended = self.cluster.poll(POLL_S)
+            self.collect()
+            for end in ended:
+                self.finish_attempt(end)
+            changed = bool(ended)
+            self.desk.store.renew_lease(self.holder, utc_now())
+
+    def decide(self) -> None:
+        """Judge every sweep whose jobs have ended; say what is new."""
+        before = {name: decision.number for name, decision in self.desk.store.decisions().items()}
+        evidence.decide(self.desk, utc_now())
+        for name, decision in self.desk.store.decisions().items():
+            if before.get(name) != decision.number:
+                self.watch.event(Event("decided", f"{name} ({decision.sweep}): {_decision_text(decision)}"))
+
+    def wanted(self, plan: Plan) -> list[PlannedJob]:
+        """Jobs that may start now and were asked for, in order."""
+        return [job for job in plan.startable() if _selected(job, self.options)]
+
+    def finish(self) -> Outcome:
+        """Nothing runs and nothing may start: lock if the study's end is reached, and say what still waits."""
+        plan = self.desk.plan()
+        self.watch.tick(self.look(plan))
+        locked = evidence.lock(self.desk, utc_now())
+        waiting = tuple(
+            f"{job.id}: {job.reason}" for job in plan.jobs if job.state in ("waiting", "ready") and not _only_maybe(job)
+        )
+        if isinstance(locked, NotYet):
+            return Outcome(plan, None, (*waiting, *locked.reasons), self.interrupted, self.over_budget)
+        self.watch.event(Event("locked", f"config {locked.hash} after block {self.desk.study.lock_after}"))
+        return Outcome(plan, locked, waiting, self.interrupted, self.over_budget)
+
+    def _leave(self, kill: bool) -> Outcome:
+        """A person wants out. Embedded: jobs checkpoint and stop. A cluster that outlives us: they run on."""
+        assert self.cluster is not None
+        self.interrupted = True
+        if self.options.address and not kill:
+            self.watch.event(Event("note", "detached: the jobs run on in the cluster; `ablate launch` takes them up again"))
+            return Outcome(self.desk.plan(), None, ("detached",), True)
+        self.watch.event(Event("note", f"stopping {len(self.running)} jobs: each writes a checkpoint (Ctrl-C again: at once)"))
+        self.cluster.stop_all(0.0 if kill else GRACE_S)
+        while self.running:
+            ended = self.cluster.poll(POLL_S)
+            self.collect()
+            for end in ended:
+                self.finish_attempt(end)
+            if self.watch.stop_asked() == "kill" and not kill:
+                kill = True
+                self.cluster.stop_all(0.0)
+        return Outcome(self.desk.plan(), None, ("interrupted",), True)
+
+    # ------------------------------------------------------------ start
+
+    def _start_what_fits(self, plan: Plan) -> int:
+        """Claim and place jobs while GPUs are free. Returns how many were started."""
+        assert self.cluster is not None
+        room = sum(int(gpus) // self.desk.study.gpus_per_run for gpus in self.cluster.node_gpus()) - len(self.running)
+        started = 0
+        for job in self.wanted(plan):
+            if started >= room:
+                break
+            if self._too_expensive(job):
+                continue
+            started += self._start(job)
+        return started
+
+    def _too_expensive(self, job: PlannedJob) -> bool:
+        if self.options.max_cost is None:
+            return False
+        study = self.desk.study
+        hours = evidence.measured_hours(self.desk)
+        running = sum(
+            hours_of(study, item.job.run, hours)[0] * item.job.gpus * study.usd_per_gpu_hour for item in self.running.values()
+        )
+        coming = hours_of(study, job.run, hours)[0] * job.gpus * study.usd_per_gpu_hour
+        total = self._spent_usd() + running + coming
+        if total <= self.options.max_cost:
+            return False
+        if job.id not in self.over_budget:
+            self.over_budget = (*self.over_budget, job.id)
+            self.watch.event(
+                Event(
+                    "budget",
+                    f"{job.id} is not started: the study would cost ${total:.2f}, above --max-cost {self.options.max_cost:g}",
+                )
+            )
+        return True
+
+    def _start(self, job: PlannedJob) -> int:
+        assert self.cluster is not None
+        claimed = claim(self.desk, job, self.provenance)
+        if claimed is None:
+            return 0
+        number, folder = claimed
+        study = self.desk.study
+        self.cluster.start(
+            jobs.Attempt(
+                study=study.name,
+                profile=study.profile,
+                key=job.key or "",
+                number=number,
+                folder=folder,
+                command=trainer_command(study, folder),
+                gpus=job.gpus,
+                ranks=study.ranks_per_run,
+                env=rank_environment(study),
+                cwd=str(study.path.parent),
+            )
+        )
+        self.running[job.key or "", number] = _Running(job, number, folder, time.monotonic())
+        again = f", attempt {number}" if number > 1 else ""
+        self.watch.event(Event("started", f"{job.id}{again}: {job.change}"))
+        return 1
+
+    # ------------------------------------------------------------ collect, finish
+
+    def collect(self) -> None:
+        """Bring what the running attempts wrote into the database, all in one transaction."""
+        found = collect.collect_points(self.desk.store, self.desk.folders, list(self.running), self.offsets)
+        for complaint in found.complaints:
+            self.watch.event(Event("note", complaint))
+
+    def _collect_rest(self, key: str, number: int) -> None:
+        """All that an ended attempt has written, however much it is."""
+        before = -1
+        while self.offsets.get((key, number), 0) != before:
+            before = self.offsets.get((key, number), 0)
+            collect.collect_points(self.desk.store, self.desk.folders, [(key, number)], self.offsets)
+
+    def finish_attempt(self, end: jobs.AttemptEnd) -> None:
+        """Write down how an attempt ended, with all it left behind."""
+        item = self.running.pop((end.key, end.number), None)
+        if item is None:
+            return
+        self._collect_rest(end.key, end.number)
+        result = collect.read_result(item.folder)
+        verdict = collect.settle("running", False, result, started=True, seen=end.cause, log_tail=end.log_tail)
+        self._end(attempt_of(self.desk, end.key, end.number), verdict, item.seconds)
+
+    def _end(self, record: AttemptRecord, verdict: Verdict, seconds: float) -> None:
+        gpu_s = seconds * record.gpus
+        collect.end_attempt(self.desk.store, self.desk.folders, record, verdict.state, verdict.reason, utc_now(), gpu_s)
+        last_line = verdict.reason.strip().splitlines()[-1:]
+        self.watch.event(Event("ended", ": ".join([f"{record.job} {verdict.state} after {_duration(seconds)}", *last_line])))
+
+    # ------------------------------------------------------------ look
+
+    def look(self, plan: Plan) -> Tick:
+        latest = self.desk.store.latest([key for key, _ in self.running], ("progress", "samples", "loss"))
+        progress = tuple(_progress(item, latest.get(key, {})) for (key, _), item in self.running.items())
+        return Tick(plan, progress, self._gpu_s(), self._spent_usd())
+
+    def _gpu_s(self) -> float:
+        ended = sum(attempt.gpu_s for tries in self.desk.store.attempts().values() for attempt in tries)
+        return ended + sum(item.seconds * item.job.gpus for item in self.running.values())
+
+    def _spent_usd(self) -> float:
+        return self._gpu_s() / 3600 * self.desk.study.usd_per_gpu_hour
+
+
+def claim(desk: Desk, job: PlannedJob, provenance: Provenance) -> tuple[int, Path] | None:
+    """Make the next attempt of a job ours: row, folder, config.json. None when somebody else was faster."""
+    assert job.key is not None
+    assert job.settings is not None
+    now = utc_now()
+    collect.record_job(desk.store, desk.folders, JobRecord(job.key, job.run, job.seed, dict(job.settings), job.gpus, now))
+    record = collect.claim_attempt(
+        desk.store,
+        desk.folders,
+        job.key,
+        now,
+        host=socket.gethostname(),
+        gpus=job.gpus,
+        code_hash=provenance.code_hash,
+        git_commit=provenance.git_commit,
+        git_dirty=provenance.git_dirty,
+        versions=provenance.versions,
+    )
+    if record is None:
+        return None
+    resume_from = desk.folders.resume_from(job.key)
+    write_json(desk.folders.config(job.key, record.number), attempt_config(desk, job, record.number, str(resume_from or "")))
+    return record.number, desk.folders.attempt(job.key, record.number)
+
+
+def attempt_of(desk: Desk, key: str, number: int) -> AttemptRecord:
+    record = desk.store.attempt(key, number)
+    assert record is not None, f"attempt {number} of {key} was claimed and is not in the database"
+    return record
+
+
+def attempt_config(desk: Desk, job: PlannedJob, number: int, resume_from: str) -> dict[str, Any]:
+    """What a trainer reads: config.json of an attempt."""
+    assert job.settings is not None
+    study = desk.study
+    return {
+        "study": study.name,
+        "profile": study.profile,
+        "job": job.key,
+        "run": job.run,
+        "seed": job.seed,
+        "attempt": number,
+        "resume_from": resume_from,
+        "settings": nested(job.settings),
+        "references": {name: nested(settings) for name, settings in references(study, job.settings).items()},
+        "files": str(desk.folders.cache),
+        "trainer": {"command": study.trainer.command, "stdout": study.trainer.stdout, "metrics_file": study.trainer.metrics_file},
+        "cwd": str(study.path.parent),
+    }
+
+
+def trainer_command(study: Study, folder: Path) -> tuple[str, ...]:
+    """What a rank runs. A command template has its own runner, which speaks the folder contract for it."""
+    return (sys.executable, "-m", study.trainer.module or "ablate.command", str(folder))
+
+
+def rank_environment(study: Study) -> dict[str, str]:
+    """Modules beside runs.toml, or below where ablate was called, can be imported by the ranks."""
+    places = [*map(str, import_places(study)), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, places))}
+
+
+def train_here(desk: Desk, job: PlannedJob, watch: Watcher) -> AttemptRecord:
+    """Train one job in the foreground, without Ray; recorded like any other attempt."""
+    with holding_the_lease(desk) as holder:
+        evidence.refuse_when_locked(desk)
+        crew = Crew(desk, Options(), watch, holder)
+        crew.reconcile_without_cluster()
+        claimed = claim(desk, job, crew.provenance)
+        if claimed is None:
+            raise UserError(f"{job.id} is already running or done; see `ablate show {job.run}@{job.seed}`")
+        number, folder = claimed
+        key, study = job.key or "", desk.study
+        crew.running[key, number] = _Running(job, number, folder, time.monotonic())
+        watch.event(Event("started", f"{job.id} here; its log: {folder / 'rank0.log'}"))
+        gang = Gang(
+            folder, trainer_command(study, folder), study.ranks_per_run, env=rank_environment(study), cwd=str(study.path.parent)
+        )
+        stop = Stop()
+        with ThreadPoolExecutor(1) as thread:
+            future = thread.submit(run_gang, gang, stop)
+            while not future.done():
+                wait([future], timeout=POLL_S)
+                crew.collect()
+                watch.tick(crew.look(desk.plan()))
+                asked = watch.stop_asked()
+                if asked:
+                    stop.ask(GRACE_S if asked == "stop" else 0.0)
+        end = future.result()
+        crew.finish_attempt(jobs.AttemptEnd(key, number, end.cause, end.exit_codes, end.log_tail))
+        return attempt_of(desk, key, number)
+
+
+def _progress(item: _Running, latest: Mapping[str, tuple[int, float]]) -> Progress:
+    elapsed = item.seconds
+    values = {name: value for name, (_, value) in latest.items()}
+    fraction = values.get("progress")
+    return Progress(
+        job=item.job.id,
+        fraction=fraction,
+        samples=int(values["samples"]) if "samples" in values else None,
+        loss=values.get("loss"),
+        elapsed_s=elapsed,
+        eta_s=elapsed * (1 - fraction) / fraction if fraction else None,
+    )
+
+
+def _decision_text(decision: DecisionRecord) -> str:
+    return f"{decision.status} {decision.took}: {decision.because}" if decision.took else f"{decision.status}: {decision.because}"
+
+
+def _elapsed(record: AttemptRecord, folder: Path) -> float:
+    """Seconds from an attempt's start to the last sign of life in its folder."""
+    signs = [path.stat().st_mtime for path in folder.glob("*") if path.is_file()]
+    return max(0.0, max(signs, default=0.0) - _moment(record.started_at).timestamp())
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

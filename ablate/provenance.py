@@ -1,0 +1,98 @@
+"""Which code, which versions: what is recorded with every attempt so that a result can be traced and compared fairly."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablate.study import Study, UserError
+
+PACKAGES = ("torch", "transformers", "numpy", "ray")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Taken once per launch: the code does not change under it."""
+
+    code_hash: str
+    """Of the trainer's own source files."""
+    git_commit: str
+    git_dirty: bool
+    versions: Mapping[str, str]
+
+    @staticmethod
+    def of(study: Study) -> Provenance:
+        root = study.path.parent
+        return Provenance(code_hash(study), *git_state(root), versions())
+
+
+def import_places(study: Study) -> tuple[Path, ...]:
+    """Where modules that a study names are looked for, before the installed packages."""
+    return tuple(dict.fromkeys([study.path.parent.resolve(), Path.cwd()]))
+
+
+def code_hash(study: Study) -> str:
+    """Hash of the trainer's own source files: 16 hex digits.
+
+    A module's: every *.py of its package. A command's: the files that the template names.
+    Raises UserError when the trainer cannot be found.
+    """
+    digest = hashlib.sha256()
+    for path, name in sorted(_sources(study), key=lambda pair: pair[1]):
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _sources(study: Study) -> Iterator[tuple[Path, str]]:
+    """(file, its name within the trainer)."""
+    root, trainer = study.path.parent, study.trainer
+    if trainer.command:
+        named = [root / word for word in shlex.split(trainer.command) if not word.startswith("{")]
+        yield from ((path, path.name) for path in named if path.is_file())
+        return
+    *packages, module = trainer.module.split(".")
+    places = [str(place) for place in import_places(study)] + sys.path
+    for package in packages:
+        spec = importlib.machinery.PathFinder.find_spec(package, places)
+        places = list(spec.submodule_search_locations or []) if spec else []
+    found = importlib.machinery.PathFinder.find_spec(module, places)
+    if found is None or found.origin is None:
+        beside = ", ".join(map(str, import_places(study)))
+        raise UserError(
+            f"the trainer {trainer.module!r} cannot be found: it is not in {beside}, nor among the installed packages"
+        )
+    folders = [Path(place) for place in places] if packages else []
+    yield from ((path, path.relative_to(folder).as_posix()) for folder in folders for path in folder.rglob("*.py"))
+    if not packages:
+        yield Path(found.origin), Path(found.origin).name
+
+
+def git_state(root: Path) -> tuple[str, bool]:
+    """(commit, dirty) of the checkout around `root`; ("", False) where there is none."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "", False
+    return commit.stdout.strip(), bool(status.stdout.strip())
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages a result can depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

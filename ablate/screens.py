@@ -1,0 +1,873 @@
+"""The documents of answers.py drawn for a person: tables, bars and curves, at most 100 columns wide, readable without colour.
+
+The only file that knows rich and plotext. Every screen ends with the next step, where there is one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ablate import answers
+from ablate.answers import Answer
+
+if TYPE_CHECKING:  # types only: launch imports Ray
+    from ablate.desk import Desk
+    from ablate.launch import Event, Tick
+
+WIDTH = 100
+MOST_ROWS = 200
+"""Rows of a plan drawn; the rest is told by its number."""
+BAR = 19
+"""Columns of a margin bar; odd, so that it has a middle."""
+PROGRESS = 16
+"""Columns of a progress bar."""
+LINE_EVERY_S = 30.0
+"""How often a launch that writes to a file or pipe says where it stands."""
+REDRAW_S = 0.5
+ORDER = ("done", "diverged", "running", "ready", "interrupted", "waiting", "skipped", "failed")
+STYLES = {
+    "done": "green",
+    "decided": "green",
+    "diverged": "magenta",
+    "overruled": "magenta",
+    "running": "cyan",
+    "started": "cyan",
+    "ready": "bold",
+    "interrupted": "yellow",
+    "waiting": "yellow",
+    "open": "yellow",
+    "failed": "bold red",
+    "lost": "bold red",
+    "skipped": "dim",
+}
+PLAIN_REASONS = ("", "nothing is missing")
+
+
+def plan(answer: Answer) -> None:
+    """Jobs by block: state and why, change, hours, money; then the sums and the longest chain."""
+    console = _console()
+    totals = answer["totals"]
+    gpus = {job["gpus"] for job in answer["jobs"]}
+    each = f", {gpus.pop()} GPUs each" if len(gpus) == 1 else ""
+    _title(console, answer, f"{_count(totals['jobs'], 'job')}{each}")
+    rows = [list(group) for _, group in groupby(sorted_by_block(answer["jobs"]), key=_alike)]
+    _plan_rows(console, rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS:
+        console.print(f"… and {len(rows) - MOST_ROWS} more rows: ask for one --block, or for --json", style="dim")
+    console.print()
+    for line in _sums(totals):
+        console.print(line)
+    for sweep, why in answer["skipped_sweeps"].items():
+        console.print(f"skipped  {sweep}: {why}", style="dim")
+    for note in answer["notes"]:
+        console.print(f"note     {note}")
+    _next(console, answer)
+
+
+def sorted_by_block(jobs: Sequence[Answer]) -> list[Answer]:
+    """As planned, with the jobs of one run and state side by side."""
+    blocks = {block: number for number, block in enumerate(dict.fromkeys(job["block"] for job in jobs))}
+    runs = {run: number for number, run in enumerate(dict.fromkeys(job["run"] for job in jobs))}
+    return sorted(jobs, key=lambda job: (blocks[job["block"]], runs[job["run"]], ORDER.index(job["state"]), job["reason"]))
+
+
+def _alike(job: Answer) -> tuple[Any, ...]:
+    return job["block"], job["run"], job["state"], job["reason"]
+
+
+def _plan_rows(console: Console, rows: Sequence[Sequence[Answer]]) -> None:
+    """A table per block in common columns, and below it what its jobs wait for or why they ended, once per reason."""
+    common = _common_start({sweep for jobs in rows for sweep in jobs[0]["sweeps"]})
+    cells = [_plan_cells(jobs, common) for jobs in rows]
+    names = ("run", "seeds", "state", common or "sweeps", "change", ">hours", ">GPU-h", ">USD")
+    widths = [max(map(len, column)) for column in zip(*([name.lstrip(">") for name in names], *cells), strict=True)]
+    room = console.width - 2 - sum(widths) - 2 * (len(widths) - 1)
+    widths[4] = max(min(widths[4], widths[4] + room), 12)
+    for block, of_block in groupby(zip(rows, cells, strict=True), key=lambda row: str(row[0][0]["block"])):
+        console.print(Text(f"block {block}" if block else "in no block", style="bold"))
+        table, shown = (
+            Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=rows[0][0]["block"] == block),
+            [],
+        )
+        for name, width in zip(names, widths, strict=True):
+            table.add_column(name.lstrip(">"), justify="right" if name[0] == ">" else "left", width=width, overflow="fold")
+        for jobs, texts in of_block:
+            table.add_row(*texts[:2], _state(texts[2]), *texts[3:])
+            shown += jobs
+        console.print(Padding(table, (0, 0, 0, 2)))
+        _reasons(console, shown)
+
+
+def _plan_cells(jobs: Sequence[Answer], common: str) -> tuple[str, ...]:
+    first = jobs[0]
+    return (
+        first["run"],
+        _seeds([job["seed"] for job in jobs]),
+        first["state"],
+        " ".join(sweep.removeprefix(common) for sweep in first["sweeps"]),
+        first["change"],
+        _number(sum(job["hours"] for job in jobs) / len(jobs)),
+        _number(sum(job["gpu_hours"] for job in jobs)),
+        f"{sum(job['cost'] for job in jobs):.2f}",
+    )
+
+
+def _reasons(console: Console, jobs: Sequence[Answer]) -> None:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for job in jobs:
+        if job["reason"] not in PLAIN_REASONS and job["state"] != "done":
+            reasons.setdefault((job["state"], job["reason"].strip().splitlines()[-1]), []).append(job["id"])
+    for (state, reason), ids in reasons.items():
+        console.print(Padding(f"{state}: {_names(ids)}: {reason}", (0, 0, 0, 4)), style="dim")
+
+
+def _common_start(names: Collection[str]) -> str:
+    """The word that all names begin with, when each goes on with a number: "sweep" of sweep1 and sweep2."""
+    starts = {name.rstrip("0123456789") for name in names}
+    start = starts.pop() if len(starts) == 1 else ""
+    return start if all(len(name) > len(start) for name in names) else ""
+
+
+def _sums(totals: Answer) -> Iterator[str]:
+    source = {"declared": "hours as declared", "measured": "hours as measured"}.get(
+        totals["hours_source"], "hours measured or declared"
+    )
+    if totals["left_jobs"]:
+        yield (
+            f"to come  {_count(totals['left_jobs'], 'job')} · {_number(totals['left_gpu_hours'])} GPU-hours · "
+            f"${totals['left_cost']:.2f} · {_hours(totals['wall_hours'])} on {_count(totals['gpus'], 'GPU')} ({source})"
+        )
+        if totals["maybe_gpu_hours"]:
+            yield f"         at most: {_number(totals['maybe_gpu_hours'])} GPU-hours of it only if no row trains what is decided"
+        if len(totals["critical_path"]) > 1:
+            chain = _chain(totals["critical_path"])
+            yield f"chain    {_hours(totals['critical_path_hours'])} at least, on any number of GPUs: {chain}"
+    if totals["spent_gpu_hours"]:
+        yield f"spent    {_number(totals['spent_gpu_hours'])} GPU-hours · ${totals['spent_cost']:.2f}"
+    yield f"jobs     {_states(totals['states'])}"
+
+
+def _chain(ids: Sequence[str]) -> str:
+    return " → ".join(ids if len(ids) <= 6 else [*ids[:3], "…", *ids[-2:]])
+
+
+# ---------------------------------------------------------------- launch
+
+
+def dry_run(answer: Answer) -> None:
+    """What a launch would start, in order."""
+    console = _console()
+    _title(console, answer, "dry run: nothing is started")
+    table = _table(">", "job", "change", ">hours", ">GPU-h", ">USD")
+    for number, job in enumerate(answer["starts"][:MOST_ROWS], 1):
+        table.add_row(
+            str(number), job["id"], job["change"], _number(job["hours"]), _number(job["gpu_hours"]), f"{job['cost']:.2f}"
+        )
+    if answer["starts"]:
+        console.print("would start, in this order, as GPUs are free:")
+        console.print(table)
+    else:
+        console.print("nothing may start now")
+    for reason, jobs in groupby(answer["waits"], key=lambda job: str(job["reason"])):
+        console.print(f"later    {_names([job['id'] for job in jobs])}: {reason}", style="dim")
+    console.print()
+    for line in _sums(answer["totals"]):
+        console.print(line)
+    _next(console, answer)
+
+
+def outcome(answer: Answer) -> None:
+    """How a launch ended."""
+    console = _console()
+    _title(console, answer, _states(answer["states"]))
+    for job in answer["failed"]:
+        console.print(_labelled("failed", f"{job['id']}: {job['reason'].strip()}"))
+        console.print(f"         {job['log']}", style="dim")
+    console.print(_decision_table(answer["decisions"]))
+    held = answer["lock"]
+    if held:
+        console.print(f"\nlock     {_lock_line(held)}")
+    for why in answer["waiting_for"][:12]:
+        console.print(f"waits    {why}")
+    if len(answer["waiting_for"]) > 12:
+        console.print(f"         and {len(answer['waiting_for']) - 12} more")
+    if answer["over_budget"]:
+        console.print(f"budget   {_names(answer['over_budget'])} not started: above --max-cost")
+    console.print(f"spent    {_number(answer['gpu_hours'])} GPU-hours · ${answer['cost']:.2f}")
+    _next(console, answer)
+
+
+def attempt(answer: Answer) -> None:
+    """One job trained in the foreground."""
+    console = _console()
+    console.print(_labelled(answer["state"], f"{answer['job']} attempt {answer['number']}: {answer['reason'] or 'ended well'}"))
+    if answer["gpus"]:
+        console.print(f"took     {_span(answer['gpu_s'] / answer['gpus'])}")
+
+
+class _Screen(Protocol):
+    """Where a launch is watched."""
+
+    def event(self, kind: str, text: str) -> None: ...
+    def tick(self, answer: Answer) -> None: ...
+
+
+class LaunchWatcher:
+    """What a launch tells (see launch.Watcher), passed on to a screen; and whether a person wants it to end."""
+
+    def __init__(self, desk: Desk, screen: _Screen) -> None:
+        self._desk, self._screen = desk, screen
+        self._asked: Literal["", "stop", "kill"] = ""
+
+    def event(self, event: Event) -> None:
+        self._screen.event(event.kind, event.text)
+
+    def tick(self, tick: Tick) -> None:
+        self._screen.tick(answers.tick(self._desk, tick))
+
+    def ask_to_stop(self, how: Literal["stop", "kill"]) -> None:
+        self._asked = how
+
+    def stop_asked(self) -> Literal["", "stop", "kill"]:
+        return self._asked
+
+
+@contextmanager
+def launch_watcher(desk: Desk, estimate: Answer, quiet: bool) -> Iterator[LaunchWatcher]:
+    """Print the estimate; then a live table on a terminal, one line per event anywhere else."""
+    console = _console()
+    if quiet:
+        yield LaunchWatcher(desk, _Nowhere())
+        return
+    _title(console, estimate, "launch")
+    for line in _sums(estimate["totals"]):
+        console.print(line)
+    console.print()
+    if not console.is_terminal:
+        yield LaunchWatcher(desk, _Lines(console))
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield LaunchWatcher(desk, _Terminal(live))
+
+
+@contextmanager
+def plain_watcher(desk: Desk, quiet: bool) -> Iterator[LaunchWatcher]:
+    """For one job in the foreground, whose own output goes to the terminal."""
+    yield LaunchWatcher(desk, _Nowhere() if quiet else _Lines(_console()))
+
+
+class _Nowhere:
+    def event(self, kind: str, text: str) -> None:
+        """Nobody looks."""
+
+    def tick(self, answer: Answer) -> None:
+        """Nobody looks."""
+
+
+class _Lines:
+    """For files, pipes and CI: one line per event, and every half minute where it stands."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = time.monotonic()
+
+    def event(self, kind: str, text: str) -> None:
+        self._console.print(f"{_clock()}  {kind:<8} {text}", soft_wrap=True)
+
+    def tick(self, answer: Answer) -> None:
+        if time.monotonic() - self._said < LINE_EVERY_S:
+            return
+        self._said = time.monotonic()
+        self.event("progress", f"{_states(answer['states'])} · {_spent(answer)}")
+        for job in answer["running"]:
+            self.event("", f"  {job['id']}: {_progress_text(job)}")
+
+
+class _Terminal:
+    """A table that is drawn anew in place, with the events above it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._drawn = 0.0
+
+    def event(self, kind: str, text: str) -> None:
+        self._live.console.print(Text(_clock(), style="dim"), Text(f" {kind:<8}", style=STYLES.get(kind, "")), text)
+
+    def tick(self, answer: Answer) -> None:
+        if time.monotonic() - self._drawn < REDRAW_S:
+            return
+        self._drawn = time.monotonic()
+        line = Text(f"{_states(answer['states'])} · {_spent(answer)}")
+        self._live.update(Group("", _running_table(answer["running"]), line), refresh=True)
+
+
+def _running_table(running: Sequence[Answer]) -> Table:
+    table = _table("running", "change", "", ">done", ">samples", ">loss", ">since", ">left")
+    for job in running:
+        fraction = job["progress"]
+        again = f" ({job['attempt']})" if job["attempt"] > 1 else ""
+        table.add_row(
+            Text(f"{job['id']}{again}", style=STYLES["running"]),
+            _short(job["change"], 26),
+            _meter(fraction),
+            "" if fraction is None else f"{fraction:.0%}",
+            "" if job["samples"] is None else f"{job['samples']:,}",
+            _value(job["loss"]),
+            _span(job["elapsed_s"]),
+            "" if job["eta_s"] is None else _span(job["eta_s"]),
+        )
+    return table
+
+
+def _progress_text(job: Answer) -> str:
+    parts = [
+        "starting" if job["progress"] is None and job["samples"] is None else "",
+        "" if job["progress"] is None else f"{job['progress']:.0%}",
+        "" if job["samples"] is None else f"{job['samples']:,} samples",
+        "" if job["loss"] is None else f"loss {_value(job['loss'])}",
+        f"since {_span(job['elapsed_s'])}",
+        "" if job["eta_s"] is None else f"{_span(job['eta_s'])} left",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+# ---------------------------------------------------------------- decide, explain
+
+
+def decide(answer: Answer) -> None:
+    """Per tree the line taken and its numbers; the learn lines that hold; the price of what was not shown."""
+    console = _console()
+    _title(console, answer, "decisions")
+    for sweep in answers.sweeps_in(answer):
+        _sweep(console, sweep)
+    _next(console, answer)
+
+
+def _sweep(console: Console, sweep: Answer) -> None:
+    console.print(Text(sweep["sweep"], style="bold"), sweep["asks"])
+    if sweep["skipped_because"]:
+        console.print(Padding(f"skipped: {sweep['skipped_because']}", (0, 0, 0, 2)))
+    drawn: list[Answer] = []
+    for made in sweep["decisions"]:
+        console.print(Padding(_decision(made), (0, 0, 0, 2)))
+        drawn += _comparisons(console, made["comparisons"])
+        if made["price"]:
+            console.print(Padding(f"not shown: {made['price']}", (0, 0, 0, 4)))
+    for learned in sweep["learned"]:
+        console.print(
+            Padding(Group(Text(f"learned: {learned['say']}"), Text(f"because {learned['text']}", style="dim")), (0, 0, 0, 2))
+        )
+        drawn += _comparisons(console, learned["comparisons"])
+    quiet = sweep["learn_lines"] - len(sweep["learned"])
+    if quiet and not sweep["open"] and not sweep["skipped_because"]:
+        console.print(Padding(f"{quiet} of {_count(sweep['learn_lines'], 'learn line')} not shown", (0, 0, 0, 2)), style="dim")
+    for why in sweep["open"]:
+        console.print(Padding(_labelled("waiting", why), (0, 0, 0, 2)))
+    if drawn:
+        console.print(Padding(_legend(drawn), (0, 0, 0, 4)), style="dim")
+    console.print()
+
+
+def _decision(made: Answer) -> RenderableType:
+    if made["status"] == "waiting":
+        return Text.assemble((made["name"], "bold"), " is open")
+    took = f" took {made['took']}" if made["took"] else ""
+    by = ", decided by a person" if made["by"] == "person" else ""
+    head = Text.assemble((f"{made['name']}{took}", "bold"), f"  ({made['status']}{by})")
+    lines = [f"line:    {made['line']}"] if made["line"] else []
+    return Group(head, *(Padding(line, (0, 0, 0, 2)) for line in (*lines, f"because  {made['because']}")))
+
+
+def _comparisons(console: Console, comparisons: Sequence[Answer]) -> list[Answer]:
+    """One line per comparison: difference, interval, bar, seeds, what holds. Returns those drawn."""
+    if not comparisons:
+        return []
+    table = _table("compared", "on", ">Δ", "interval", "margin", ">n", "holds")
+    for one in comparisons:
+        low, high = interval(one)
+        blank = one["delta"] is None
+        table.add_row(
+            f"{one['a']} − {one['b']}",
+            one["metric"],
+            "" if blank else f"{one['delta']:+.3g}",
+            "" if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
+            margin_bar(one),
+            f"{one['n_a']}/{one['n_b']}",
+            ", ".join(one["holds"]) or Text(_short(one.get("reason") or "not shown", 24), style="dim"),
+        )
+    console.print(Padding(table, (0, 0, 0, 4)))
+    return list(comparisons)
+
+
+def interval(comparison: Answer) -> tuple[float | None, float | None]:
+    """The interval its verdicts rest on: the 90 % one where only `no worse` or `same` hold."""
+    equivalence = comparison["holds"] and not {"better", "worse"} & set(comparison["holds"])
+    if equivalence and comparison.get("tost_low") is not None:
+        return comparison["tost_low"], comparison["tost_high"]
+    return comparison["low"], comparison["high"]
+
+
+def margin_bar(comparison: Answer) -> str:
+    """`  ┊   │  ┊─●──   `: zero, the margin on both sides, the interval and the estimate, all on one scale."""
+    delta, margin = comparison["delta"], comparison["margin"]
+    if delta is None or not margin:
+        return ""
+    low, high = interval(comparison)
+    half = BAR // 2
+    seen = [abs(value) for value in (delta, low, high) if value is not None]
+    reach: float = min(max(2 * margin, *seen), 5 * margin)
+
+    def column(value: float) -> int:
+        return half + max(-half, min(half, round(value / reach * half)))
+
+    cells = [" "] * BAR
+    for place, mark in ((column(-margin), "┊"), (half, "│"), (column(margin), "┊")):
+        cells[place] = mark
+    if low is not None and high is not None:
+        for place in range(column(low), column(high) + 1):
+            cells[place] = "─" if cells[place] == " " else "┼"
+        cells[0] = "‹" if low < -reach else cells[0]
+        cells[-1] = "›" if high > reach else cells[-1]
+    cells[column(delta)] = "●"
+    return "".join(cells)
+
+
+def _legend(comparisons: Sequence[Answer]) -> str:
+    margins = {one["metric"]: one["margin"] for one in comparisons if one["margin"]}
+    lower = {one["metric"] for one in comparisons if one.get("better") == "lower"}
+    sides = "; ".join(f"{name} ±{margin:g}, better is {'left' if name in lower else 'right'}" for name, margin in margins.items())
+    return f"margin: │ zero, ┊ the margin, ─ the interval, ● the estimate ({sides})"
+
+
+def _decision_table(decisions: Sequence[Answer]) -> Table:
+    table = _table("decision", "sweep", "status", "took", "because")
+    for made in decisions:
+        table.add_row(made["name"], made["sweep"], _state(made["status"]), made["took"] or "–", _short(made["because"], 90))
+    return table
+
+
+def explain(answer: Answer) -> None:
+    """What each line of a sweep asks for, in plain words."""
+    console = _console()
+    console.print(Text(answer["sweep"], style="bold"), answer["asks"])
+    for metric in answer["metrics"]:
+        unit = f" {metric['unit']}" if metric["unit"] else ""
+        console.print(
+            f"  {metric['name']}: {metric['better']} is better; less than {metric['margin']:g}{unit} would not be acted on"
+        )
+    if answer["skip"]:
+        skip = answer["skip"]
+        console.print(f"  skipped when {skip['in_words']}: {skip['because']}")
+    for tree in answer["trees"]:
+        console.print()
+        console.print(Text(tree["name"], style="bold"), "decides: read from the top, the first line that holds is taken")
+        for number, line in enumerate(tree["lines"], 1):
+            console.print(f" {number:>2}  {line['if']}", style="bold")
+            console.print(Padding(f"when {line['in_words']},\n→ {line['take_in_words']}: {line['because']}", (0, 0, 0, 5)))
+    if answer["learn"]:
+        console.print()
+        console.print(Text("learn", style="bold"), "every line that holds is reported; nothing changes")
+    for line in answer["learn"]:
+        console.print(f"  ·  {line['if']}", style="bold")
+        console.print(Padding(f"when {line['in_words']},\n→ we say: {line['say']}", (0, 0, 0, 5)))
+    console.print()
+    console.print('"Shown" means that the interval says so. What is not shown is never taken as true.', style="dim")
+
+
+# ---------------------------------------------------------------- status
+
+
+def status(answer: Answer) -> None:
+    """Where the study stands."""
+    _console().print(_status(answer))
+
+
+def follow(ask: Callable[[], Answer], every_s: float = 2.0) -> None:
+    """Status, drawn anew until Ctrl-C; a line whenever it changes where there is no terminal."""
+    console = _console()
+    try:
+        if console.is_terminal:
+            with Live(_status(ask()), console=console, auto_refresh=False) as live:
+                while True:
+                    time.sleep(every_s)
+                    live.update(_status(ask()), refresh=True)
+        said = ""
+        while True:
+            answer = ask()
+            line = _states(answer["states"])
+            running = "; ".join(f"{job['id']} {_progress_text(job)}" for job in answer["running"])
+            if f"{line}{running}" != said:
+                console.print(f"{_clock()}  {line}{' · ' + running if running else ''}", soft_wrap=True)
+                said = f"{line}{running}"
+            time.sleep(every_s)
+    except KeyboardInterrupt:
+        return
+
+
+def _status(answer: Answer) -> Group:
+    parts: list[RenderableType] = [_heading(answer, answer["at"]), _states(answer["states"])]
+    if answer["running"]:
+        parts += ["", _running_table(answer["running"])]
+    if answer["ended"]:
+        parts += ["", _scores(answer["ended"])]
+    parts += ["", *_status_lines(answer)]
+    if answer["decisions"]:
+        parts += ["", _decision_table(answer["decisions"])]
+    parts += ["", f"Next: {answer['next']}"]
+    return Group(*parts)
+
+
+def _status_lines(answer: Answer) -> Iterator[RenderableType]:
+    for job in answer["failed"]:
+        yield _labelled("failed", f"{job['id']}: {job['reason'].strip()}")
+    for wait in answer["waiting"]:
+        yield _labelled("waiting", f"{_names(wait['jobs'])}: {wait['reason']}")
+    yield f"spent    {_spent(answer)}"
+    if answer["left_gpu_hours"]:
+        yield (
+            f"to come  {_number(answer['left_gpu_hours'])} GPU-hours · ${answer['left_cost']:.2f} · "
+            f"{_hours(answer['left_wall_hours'])} on {_count(answer['gpus'], 'GPU')}"
+        )
+    if answer["launching"]:
+        yield f"launch   {answer['launching']['holder']}, since {answer['launching']['since']}"
+    if answer["lock"]:
+        yield f"locked   config {answer['lock']['hash'][:12]}, since {answer['lock']['at']}"
+
+
+def _scores(ended: Sequence[Answer]) -> Table:
+    table = _table("ended", str(ended[0]["metric"]) + " by seed")
+    for run, of_run in groupby(
+        sorted(ended, key=lambda job: [one["run"] for one in ended].index(job["run"])), key=lambda job: str(job["run"])
+    ):
+        cells = [f"{job['seed']}: {'diverged' if job['state'] == 'diverged' else _value(job['value']) or '–'}" for job in of_run]
+        table.add_row(Text(run, style=STYLES["done"]), "   ".join(cells))
+    return table
+
+
+# ---------------------------------------------------------------- show, logs
+
+
+def show(answer: Answer) -> None:
+    """One run: what differs, resolved rates, jobs and attempts, the curve, decisions that rest on it."""
+    console = _console()
+    aliases = f" (also {', '.join(answer['aliases'])})" if answer["aliases"] else ""
+    _title(console, answer, f"{answer['run']}{aliases}: {answer['change']}")
+    if answer["settings"] is None:
+        console.print(_labelled("waiting", f"its settings are not known yet: {answer['jobs'][0]['reason']}"))
+    else:
+        _settings(console, answer)
+    console.print()
+    console.print(_jobs_table(answer["jobs"]))
+    if answer["attempts"]:
+        console.print()
+        console.print(_attempts_table(answer["attempts"]))
+    if answer["curve"]["jobs"]:
+        console.print()
+        console.print(Text.from_ansi(curve_plot(answer["curve"]), no_wrap=True))
+    for made in answer["decisions"]:
+        console.print()
+        console.print(_decision(made))
+    _next(console, answer)
+
+
+def _settings(console: Console, answer: Answer) -> None:
+    """What differs from the baseline first, then what is computed, then the rest."""
+    differs = {one["setting"] for one in answer["differs"]}
+    table = _table("setting", "value", "baseline")
+    for one in answer["differs"]:
+        table.add_row(Text(one["setting"], style="bold"), _toml(one["value"]), Text(_toml(one["baseline"]), style="dim"))
+    for name, value in answer["derived"].items():
+        table.add_row(name, _toml(value), Text("computed", style="dim"))
+    for name, value in answer["settings"].items():
+        if name not in differs:
+            table.add_row(name, _toml(value), "")
+    console.print(table)
+
+
+def _jobs_table(jobs: Sequence[Answer]) -> Table:
+    table = _table("job", "state", "why", ">attempts", ">GPU-h", ">USD")
+    for job in jobs:
+        why = job["reason"].strip().splitlines()[-1:] or [""]
+        table.add_row(
+            job["key"] or job["id"],
+            _state(job["state"]),
+            why[0],
+            str(job["attempts"]),
+            _number(job["gpu_hours"]),
+            f"{job['cost']:.2f}",
+        )
+    return table
+
+
+FACTS = (
+    "samples",
+    "flops",
+    "device",
+    "world_size",
+    "tokens_per_frame",
+    "manifest_hash",
+    "eval_hash",
+    "first_batches_hash",
+    "initial_weights_hash",
+)
+
+
+def _attempts_table(attempts: Sequence[Answer]) -> Table:
+    table = _table("attempt", "state", "started", ">took", "host", "code", "facts")
+    for one in attempts:
+        took = _span(one["gpu_s"] / one["gpus"]) if one["gpus"] and one["gpu_s"] else ""
+        commit = f"{one['git_commit'][:8]}{'+' if one['git_dirty'] else ''}"
+        facts = "  ".join(f"{name} {_fact(one['facts'][name])}" for name in FACTS if name in one["facts"])
+        table.add_row(
+            f"{one['id']} {one['number']}",
+            _state(one["state"]),
+            one["started_at"].replace("T", " ").rstrip("Z"),
+            took,
+            one["host"],
+            " ".join(part for part in (one["code_hash"][:8], commit) if part),
+            Text(facts, style="dim"),
+        )
+    return table
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value[:8] if isinstance(value, str) and len(value) >= 32 else str(value)
+
+
+def curve_plot(curve: Mapping[str, Any], width: int = WIDTH - 4, height: int = 16) -> str:
+    """The curves of a run's jobs in one frame, a sign per seed; without colour codes."""
+    import plotext
+
+    figure = plotext.figure
+    figure.clear()
+    figure.plot_size(width, height)
+    signs = "•×+o*#@%&="
+    named = []
+    for number, (job, points) in enumerate(curve["jobs"].items()):
+        known = [(step, value) for step, value in points if value is not None]
+        if not known:
+            continue
+        sign = signs[number % len(signs)]
+        signal = figure.signal([step for step, _ in known], [value for _, value in known], marker=sign)
+        if len(known) > 1:
+            signal.lines()
+        figure.draw(signal)
+        named.append(f"{sign} {job}")
+    if not named:
+        return f"{curve['metric']}: no finite value"
+    unit = f" [{curve['unit']}]" if curve["unit"] else ""
+    figure.title(f"{curve['metric']}{unit} over steps   {'   '.join(named)}")
+    drawn: str = figure.build().string(colorless=True)
+    return "\n".join(line.rstrip() for line in drawn.splitlines())
+
+
+def logs(answer: Answer) -> None:
+    """The end of each log, as it is."""
+    console = _console()
+    for log in answer["logs"]:
+        console.print(Text(f"{log['id']} attempt {log['attempt']} ({log['state']})  {log['path']}", style="bold"), soft_wrap=True)
+        for line in log["lines"]:
+            console.print(Text.from_ansi(line), soft_wrap=True)
+
+
+def follow_log(path: Path) -> None:
+    """Print what is added to a file, until Ctrl-C."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            file.seek(0, 2)
+            while True:
+                added = file.read()
+                if added:
+                    sys.stdout.write(added)
+                    sys.stdout.flush()
+                else:
+                    time.sleep(0.3)
+    except KeyboardInterrupt:
+        return
+
+
+# ---------------------------------------------------------------- lock, rebuild
+
+
+def lock(answer: Answer) -> None:
+    """The final config, each changed key with the decision it came from; or why it is not there yet."""
+    console = _console()
+    if "settings" not in answer:
+        _title(console, answer, "not locked yet")
+        for why in answer["reasons"]:
+            console.print(_labelled("waiting", why))
+        _next(console, answer)
+        return
+    _title(console, answer, "locked" if answer["locked"] else "lock lifted")
+    if answer["lifted_because"]:
+        console.print(f"lifted   {answer['lifted_because']}")
+    table = _table("setting", "value", "from")
+    for name in sorted(answer["settings"], key=lambda name: name not in answer["changed"]):
+        changed = name in answer["changed"]
+        style = "bold" if changed else ""
+        table.add_row(
+            Text(name, style=style),
+            Text(_toml(answer["settings"][name]), style=style),
+            Text(answer["sources"][name], style=style or "dim"),
+        )
+    console.print(table)
+    console.print()
+    console.print(_lock_line(answer))
+    for conflict in answer["conflicts"]:
+        console.print(_labelled("conflict", conflict))
+    _next(console, answer)
+
+
+def _lock_line(held: Answer) -> str:
+    trained = f"trained as {held['trained_as']}" if held["trained_as"] else "this combination was never trained"
+    provisional = "; provisional until it is confirmed on fresh seeds" if held["provisional"] else ""
+    changed = ", ".join(f"{name} = {_toml(held['settings'][name])} ({held['sources'][name]})" for name in held["changed"])
+    return f"config {held['hash'][:12]}: the baseline{' with ' + changed if changed else ', unchanged'}; {trained}{provisional}"
+
+
+def rebuild(answer: Answer) -> None:
+    """What was read back from the folders."""
+    console = _console()
+    console.print(
+        f"{answer['database']} made anew: {_count(answer['jobs'], 'job')}, {_count(answer['attempts'], 'attempt')}, "
+        f"{_count(answer['points'], 'point')}, {_count(answer['decisions'], 'decision')}",
+        soft_wrap=True,
+    )
+    for complaint in answer["complaints"]:
+        console.print(f"left out  {complaint}", soft_wrap=True)
+
+
+# ---------------------------------------------------------------- small things
+
+
+def _console() -> Console:
+    """Where screens go; its width is the terminal's, up to WIDTH."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    return console
+
+
+def _table(*columns: str) -> Table:
+    """A table without lines; a column named ">x" is aligned to the right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in columns:
+        right = name.startswith(">")
+        folds = name in ("because", "facts", "value", "baseline", "why", "change", "holds")
+        table.add_column(name.removeprefix(">"), justify="right" if right else "left", no_wrap=not folds, overflow="fold")
+    return table
+
+
+def _title(console: Console, answer: Answer, text: str) -> None:
+    console.print(_heading(answer, text))
+    console.print()
+
+
+def _heading(answer: Answer, text: str) -> Text:
+    return Text.assemble((answer["study"], "bold"), f" · {answer['profile']} · {text}")
+
+
+def _next(console: Console, answer: Answer) -> None:
+    if answer.get("next"):
+        console.print()
+        console.print(f"Next: {answer['next']}", soft_wrap=True)
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=STYLES.get(state, ""))
+
+
+def _labelled(label: str, text: str) -> Text:
+    return Text.assemble((f"{label:<8} ", STYLES.get(label, "")), text)
+
+
+def _states(states: Mapping[str, int]) -> str:
+    known = [f"{states[state]} {state}" for state in ORDER if states.get(state)]
+    return " · ".join(known) or "no jobs"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return " ".join(map(str, seeds)) if len(seeds) <= 3 else f"{seeds[0]} … {seeds[-1]} ({len(seeds)})"
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:4])} and {len(names) - 4} more"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _number(value: float) -> str:
+    """Three digits that count."""
+    return (
+        f"{value:,.0f}"
+        if value >= 100
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.2f}"
+        if value >= 0.1 or value == 0
+        else f"{value:.3f}"
+    )
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _hours(hours: float) -> str:
+    return _span(hours * 3600)
+
+
+def _span(seconds: float) -> str:
+    """A duration in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _spent(answer: Answer) -> str:
+    return f"{_number(answer['gpu_hours'])} GPU-hours · ${answer['cost']:.2f}"
+
+
+def _clock() -> str:
+    return datetime.now(UTC).astimezone().strftime("%H:%M:%S")
+
+
+def _meter(fraction: float | None) -> str:
+    if fraction is None:
+        return ""
+    full = round(max(0.0, min(1.0, fraction)) * PROGRESS)
+    return "█" * full + "░" * (PROGRESS - full)
+
+
+def _short(text: str, most: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _toml(value: Any) -> str:
+    """A value as runs.toml would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f'"{value}"' if isinstance(value, str) else "–" if value is None else str(value)

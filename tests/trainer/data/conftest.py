@@ -1,0 +1,31 @@
+"""A small relay world on disk, made once for all tests of the data."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trainer.config import TrainConfig
+from trainer.data.synthetic import Recipe, make
+
+TEST_RECIPE = Recipe(relay=40, one_hop=30, two_hop=20, words=40, val_tiny=(6, 5, 4), val_two_hop=(5, 2), per_shard=16)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(data folder, cache folder)"""
+    base = tmp_path_factory.mktemp("world")
+    assert make(base / "data", TEST_RECIPE, base / "cache", lambda _line: None)
+    return base / "data", base / "cache"
+
+
+@pytest.fixture
+def config(world: tuple[Path, Path]) -> TrainConfig:
+    start = TrainConfig()
+    return replace(
+        start,
+        model=replace(start.model, vision="tiny/dino", language="tiny/llama"),
+        train=replace(start.train, samples=40, batch_samples=8, loss="text_ce_answer_only", precision="float32"),
+        data=replace(start.data, root=str(world[0]), mix={"video": 0.5, "image/one_hop": 0.3, "text": 0.2}, workers=0),
+        eval=replace(start.eval, set="val_tiny", batch_samples=4),
+    )

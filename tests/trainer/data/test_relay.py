@@ -1,0 +1,50 @@
+"""The relay world: what a cue names is where the metadata says, and pixels show it."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from trainer.data import relay
+
+
+def test_a_frames_tint_names_the_target_of_the_next_frame() -> None:
+    scenes = relay.clips(np.random.default_rng(0), 50, 6, (1, 6))
+    assert (scenes.tint[:, -1] == -1).all()
+    assert (scenes.target_cell[:, 0] == -1).all()
+    clips, frames = np.mgrid[0:50, 1:6]
+    assert (scenes.color[clips, frames, scenes.target_cell[:, 1:]] == scenes.tint[:, :-1]).all()
+    assert (scenes.digit[clips, frames, scenes.target_cell[:, 1:]] == scenes.target_digit[:, 1:]).all()
+
+
+def test_tiles_keep_their_number_and_have_distinct_colors() -> None:
+    scenes = relay.clips(np.random.default_rng(1), 50, 6, (1, 6))
+    assert ((scenes.color >= 0).sum(2) == scenes.tiles[:, None]).all()
+    for clip in scenes.color.reshape(-1, relay.CELLS):
+        there = clip[clip >= 0]
+        assert len(set(there)) == len(there)
+
+
+def test_the_first_digit_of_a_two_hop_image_is_the_color_of_another_tile() -> None:
+    scenes = relay.two_hop_images(np.random.default_rng(2), 50, (2, 6))
+    for color, digit, cell, answer in zip(scenes.color, scenes.digit, scenes.target_cell, scenes.target_digit, strict=True):
+        assert digit[0, cell[0]] == answer[0]
+        second = int(np.flatnonzero(color[0] == answer[0])[0])
+        assert second != cell[0]
+        assert digit[0, second] == answer[1]
+
+
+def test_pixels_depend_on_the_digit_only_inside_its_cell() -> None:
+    scenes = relay.images(np.random.default_rng(3), 1, (1, 1))
+    cell = int(scenes.target_cell[0, 0])
+    other = replace(scenes, digit=np.where(scenes.digit >= 0, (scenes.digit + 1) % 10, -1))
+    differs = (relay.render(scenes) != relay.render(other)).any(-1)[0, 0]
+    rows, columns = np.nonzero(differs)
+    assert set((rows // relay.CELL) * relay.GRID + columns // relay.CELL) == {cell}
+
+
+def test_rendering_in_parts_changes_nothing() -> None:
+    scenes = relay.clips(np.random.default_rng(4), 9, 6, (1, 6))
+    whole = relay.render(scenes)
+    assert whole.shape == (9, 6, relay.IMAGE_SIZE, relay.IMAGE_SIZE, 3)
+    last = relay.render(relay.Scenes(*(getattr(scenes, name)[8:] for name in scenes.__dataclass_fields__)))
+    assert (whole[8:] == last).all()

@@ -1,0 +1,108 @@
+"""Shards are read in place, and what is wrong in one is told by shard and key."""
+
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.data.shards import DataError, Sample, index, read_sample, write_shard
+
+JPEG = b"not really a picture"
+CHAT = {"user": "what ?", "assistant": "this", "source": "made"}
+
+
+def tar_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def said(meta: dict[str, Any]) -> bytes:
+    return json.dumps(meta).encode()
+
+
+def test_what_was_written_is_read_back_by_offset(tmp_path: Path) -> None:
+    samples = [
+        Sample("v-1", CHAT | {"frame_count": 2}, (JPEG, JPEG + b"2")),
+        Sample("i-1", CHAT | {"frame_count": 1}, (JPEG,)),
+        Sample("t-1", CHAT, ()),
+    ]
+    path = tmp_path / "made-00.tar"
+    write_shard(path, [(sample, ".jpg") for sample in samples])
+    found = list(index(path))
+    assert [(entry.key, entry.kind, entry.frames, entry.first_frame) for entry in found] == [
+        ("v-1", "video", 2, 0),
+        ("i-1", "image", 1, 2),
+        ("t-1", "text", 0, 3),
+    ]
+    assert [read_sample(path, entry.offset, entry.length) for entry in found] == samples
+
+
+def test_a_real_webdataset_tar_with_folders_and_long_names_is_read(tmp_path: Path) -> None:
+    key = "part/" + "k" * 120
+    path = tar_of(tmp_path / "cauldron-000.tar", [(f"./{key}.json", said({"caption": "a cat"})), (f"./{key}.png", JPEG)])
+    (entry,) = index(path)
+    assert (entry.key, entry.kind, entry.source) == (key, "image", "cauldron")
+    assert read_sample(path, entry.offset, entry.length).pictures == (JPEG,)
+
+
+def test_the_content_hash_ignores_key_and_place_but_not_text_or_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    changed = CHAT | {"assistant": "that"}
+    write_shard(path, [(Sample(key, meta, (picture,)), ".jpg") for key, meta, picture in [
+        ("a", CHAT, JPEG), ("b", CHAT, JPEG), ("c", changed, JPEG), ("d", CHAT, JPEG + b"!"),
+    ]])  # fmt: skip
+    a, b, c, d = (entry.content for entry in index(path))
+    assert a == b
+    assert len({a, c, d}) == 3
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("x.jpg", JPEG)], "x: has no x.json; every sample needs one"),
+        ([("x.json", b"{")], "x: x.json is not JSON"),
+        ([("x.json", b"[]")], "x: x.json is a list, not an object"),
+        ([("x.json", b'{"user": "?"}')], "x: x.json has none of assistant, caption, token_ids, chosen_assistant; it has user"),
+        ([("x.json", said(CHAT | {"frame_count": 3})), ("x.000.jpg", JPEG)], "x: frame_count is 3, but the shard has 1 pictures of it"),
+        ([("x.json", said(CHAT | {"source": 3}))], "x: source is 3, not a name"),
+        (
+            [("x.json", said(CHAT)), ("y.json", said(CHAT)), ("x.jpg", JPEG)],
+            "x: has no x.json; every sample needs one",
+        ),
+        ([("x.json", b" " * (4 * 2**20 + 1))], "x: x.json has 4194305 bytes; at most 4194304 are read"),
+    ],
+)
+def test_a_bad_sample_is_told_by_shard_and_key(tmp_path: Path, members: list[tuple[str, bytes]], message: str) -> None:
+    path = tar_of(tmp_path / "bad.tar", members)
+    with pytest.raises(DataError, match="^" + re.escape(f"{path}: {message}")):
+        list(index(path))
+
+
+def test_two_samples_of_one_key_are_refused(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "bad.tar", [(f"{key}.json", said(CHAT)) for key in ("x", "y", "x")])
+    with pytest.raises(DataError, match="the members of 'x' do not stand together, or two samples have this key"):
+        list(index(path))
+
+
+def test_a_file_that_is_no_tar_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "bad.tar"
+    path.write_bytes(b"hello" * 300)
+    with pytest.raises(DataError, match="bad.tar: not a readable tar file"):
+        list(index(path))
+
+
+def test_a_shard_that_was_cut_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "cut.tar"
+    write_shard(path, [(Sample("a", CHAT, (JPEG * 100,)), ".jpg")])
+    (entry,) = index(path)
+    path.write_bytes(path.read_bytes()[:1024])
+    with pytest.raises(DataError, match=f"has no {entry.length} bytes at 0; the shard is shorter than when its manifest was drawn"):
+        read_sample(path, entry.offset, entry.length)

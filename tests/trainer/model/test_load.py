@@ -1,0 +1,64 @@
+"""Weights in and out."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer.conftest import small_batch, small_model
+from trainer.config import ConfigError, ModelConfig
+from trainer.model.load import from_pretrained, initial_weights_hash, save_pretrained, weights_folder
+from trainer.model.packing import pack
+
+
+@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(encoder="multi_token", tokens_per_frame=4), ModelConfig(coarse_only=True)])
+def test_a_saved_model_comes_back_the_same(tmp_path: Path, config: ModelConfig) -> None:
+    model = small_model(seed=3, **vars(config))
+    save_pretrained(model, config, tmp_path / "model")
+    again = from_pretrained(tmp_path / "model")
+    packed = pack(small_batch([2, 0], [3, 4]), config.tokens_per_frame, torch.device("cpu"))
+    assert torch.equal(model(packed).logits, again(packed).logits)
+    assert not (tmp_path / ".model.partial").exists()
+
+
+def test_variants_share_all_the_initial_weights_they_can() -> None:
+    models = [small_model(seed=5), small_model(seed=5, coarse_only=True), small_model(seed=5, encoder="multi_token", tokens_per_frame=4)]
+    weights = [dict(model.connector.named_parameters()) for model in models]
+    for name in weights[1]:
+        assert torch.equal(weights[0][name], weights[1][name])
+    assert torch.equal(weights[0]["to_llm.weight"], weights[2]["to_llm.weight"])
+    assert len({initial_weights_hash(model) for model in models}) == 1
+
+
+def test_another_seed_starts_with_other_weights() -> None:
+    assert initial_weights_hash(small_model(seed=5)) != initial_weights_hash(small_model(seed=6))
+
+
+def test_queries_start_with_a_standard_deviation_of_1() -> None:
+    queries = torch.cat([small_model(seed=seed).connector.get_parameter("q_static") for seed in range(30)])
+    assert abs(queries.std() - 1) < 0.1
+
+
+def test_missing_weights_say_what_to_download_and_where_to_put_it(tmp_path: Path) -> None:
+    expected = (
+        "model.vision = 'facebook/dinov2-none': no such weights; looked for config.json in facebook/dinov2-none/, in "
+        "weights/facebook/dinov2-none/ and in the Hugging Face cache. Download them where there is a network: "
+        "hf download facebook/dinov2-none --local-dir weights/facebook/dinov2-none"
+    )
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        weights_folder("model.vision", "facebook/dinov2-none", tmp_path)
+
+
+def test_a_tiny_model_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    expected = "model.vision = 'tiny/dyno': there is no such tiny model; there are tiny/dino, tiny/llama"
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        weights_folder("model.vision", "tiny/dyno", tmp_path)
+
+
+def test_a_local_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
+    assert weights_folder("model.vision", str(tmp_path), tmp_path / "cache") == tmp_path

@@ -1,0 +1,51 @@
+"""Where every token of a batch lies."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.trainer.conftest import small_batch
+from trainer.model.packing import pack
+
+CPU = torch.device("cpu")
+
+
+def test_visual_tokens_come_first_and_text_follows_without_a_gap() -> None:
+    packed = pack(small_batch([2, 0, 1], [3, 2, 1]), 1, CPU)
+    assert packed.shape == (3, 5)
+    assert [x.tolist() for x in packed.visual_at] == [[0, 0, 2], [0, 1, 0]]
+    assert [x.tolist() for x in packed.text_at] == [[0, 0, 0, 1, 1, 2], [2, 3, 4, 0, 1, 1]]
+    assert (packed.clips, packed.length, packed.visual_row.tolist(), packed.visual_time.tolist()) == (2, 2, [0, 0, 1], [0, 1, 0])
+    assert packed.tokens == 9
+
+
+def test_a_token_is_predicted_from_the_one_left_of_it() -> None:
+    batch = small_batch([2, 0], [2, 3])
+    packed = pack(batch, 1, CPU)
+    assert [x.tolist() for x in packed.target_from] == [[0, 0, 1, 1], [1, 2, 0, 1]]
+    assert packed.targets.tolist() == [*batch.ids[0, :2].tolist(), *batch.ids[1, 1:].tolist()]
+    assert packed.target_seen.tolist() == [True, True, False, False]
+
+
+def test_the_first_token_of_a_text_without_frames_is_no_target() -> None:
+    assert pack(small_batch([0], [4]), 1, CPU).supervised == 3
+
+
+def test_repeated_frames_get_slots_beside_each_other() -> None:
+    packed = pack(small_batch([1, 2], [2, 2], replicate=3), 1, CPU)
+    assert packed.frame.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert packed.slot.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    assert packed.slots == 3
+
+
+def test_several_tokens_per_frame_lie_in_time() -> None:
+    packed = pack(small_batch([2], [1]), 4, CPU)
+    assert packed.visual_at[1].tolist() == list(range(8))
+    assert packed.text_at[1].tolist() == [8]
+
+
+def test_without_targets_everything_else_stays() -> None:
+    packed = pack(small_batch([2], [3]), 1, CPU)
+    nothing = packed.without_targets()
+    assert nothing.supervised == 0
+    assert nothing.shape == packed.shape
