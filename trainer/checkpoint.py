@@ -1,0 +1,121 @@
+"""A checkpoint: a folder that holds all a run needs to go on with the same bits.
+
+checkpoints/00000120/: model.safetensors (every parameter), optimizer.pt, rng_0.pt … (one per rank), progress.json.
+It is written under another name and moved: under its own name it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from trainer.config import ConfigError
+from trainer.ranks import Ranks
+
+
+@dataclass
+class Progress:
+    """How far a run has come; everything that later steps or the final metrics depend on."""
+
+    step: int = 0
+    """Optimiser steps done, skipped ones included."""
+    samples: int = 0
+    nonfinite: int = 0
+    """Consecutive non-finite steps up to now."""
+    best_val_loss: float = float("inf")
+    """After warm-up."""
+    untrained: dict[str, float] = field(default_factory=dict)
+    """val_loss and val_loss/KIND before the first step."""
+    evals: list[tuple[int, float]] = field(default_factory=list)
+    """(steps done, val_loss)."""
+    grad_norms: list[float] = field(default_factory=list)
+    """Before clipping, of every step."""
+    wall_s: float = 0.0
+    """Time of the process, earlier attempts included."""
+    step_s: float = 0.0
+    """Time of the steps, evaluation and saving left out."""
+    compute_s: float = 0.0
+    """Of that, forward, backward and optimiser."""
+
+    def count(self, samples: int, grad_norm: float, step_s: float, compute_s: float) -> None:
+        """One more step."""
+        self.step += 1
+        self.samples += samples
+        self.grad_norms.append(grad_norm)
+        self.step_s += step_s
+        self.compute_s += compute_s
+
+
+def save(attempt: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, ranks: Ranks, keep: int) -> None:
+    """Write checkpoints/<step> and remove all but the newest `keep`. All ranks call it together; a step saved before is left."""
+    folder = attempt / "checkpoints" / f"{progress.step:08d}"
+    partial = folder.with_name(f".{folder.name}.partial")
+    if folder.exists():
+        return
+    if ranks.first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file({n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}, partial / "model.safetensors")
+        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        (partial / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    ranks.barrier()
+    torch.save(_random_states(), partial / f"rng_{ranks.rank}.pt")
+    ranks.barrier()
+    if ranks.first:
+        partial.replace(folder)
+        for old in complete_checkpoints(attempt)[:-keep]:
+            shutil.rmtree(old)
+    ranks.barrier()
+
+
+def complete_checkpoints(attempt: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(path for path in (attempt / "checkpoints").glob("[0-9]*") if path.is_dir())
+
+
+def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> Progress:
+    """Put everything back as it was saved. A rank that was not there then keeps its fresh random streams."""
+    if not (folder / "progress.json").is_file():
+        raise ConfigError(
+            f"resume_from = {str(folder)!r}: no checkpoint there (progress.json is missing); leave it empty to start anew"
+        )
+    weights = load_file(folder / "model.safetensors")
+    parameters = dict(model.named_parameters())
+    if weights.keys() != parameters.keys():
+        other = sorted(weights.keys() ^ parameters.keys())
+        raise ConfigError(f"resume_from = {str(folder)!r}: a checkpoint of another model; it differs in {', '.join(other[:5])}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=ranks.device, weights_only=True))
+    states = folder / f"rng_{ranks.rank}.pt"
+    if states.is_file():
+        _set_random_states(torch.load(states, map_location="cpu", weights_only=True))
+    values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    values["evals"] = [(int(step), float(loss)) for step, loss in values["evals"]]
+    return Progress(**values)
+
+
+def _random_states() -> dict[str, Any]:
+    """Of every process-wide generator the training draws from (dropout; nothing here uses NumPy's)."""
+    version, numbers, gauss = random.getstate()
+    states: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [version, list(numbers), gauss]}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,158 @@
+"""Which samples a run sees: a Parquet file drawn once from the mix, the same for every run, and hashed.
+
+Columns: source, shard, offset, length, key, kind, frames, content, first_frame (see `shards.Entry`), and tokens when the text has
+been counted. A validation manifest is a file of the same form under manifests/, disjoint from training by key and by content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainer.data.frames import fingerprint
+from trainer.data.mixture import counts
+from trainer.data.once import built_once
+from trainer.data.shards import DataError, Entry, index
+
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("key", pa.string()),
+        ("kind", pa.string()),
+        ("frames", pa.int32()),
+        ("content", pa.string()),
+        ("first_frame", pa.int64()),
+    ]
+)
+
+
+class Manifest:
+    """Samples in a fixed order; the row number is a sample's name inside a run."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._columns = {name: table[name].combine_chunks() for name in SCHEMA.names}
+        self.table = table
+        self.kinds: list[str] = table["kind"].to_pylist()
+        self.frames: npt.NDArray[np.int64] = np.asarray(table["frames"], np.int64)
+        self.tokens: npt.NDArray[np.int64] | None = (
+            np.asarray(table["tokens"], np.int64) if "tokens" in table.column_names else None
+        )
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def entry(self, row: int) -> Entry:
+        return Entry(*(self._columns[name][row].as_py() for name in SCHEMA.names))
+
+    def entries(self) -> list[Entry]:
+        return entries(self.table)
+
+    @property
+    def hash(self) -> str:
+        """Of what is seen, in order: source, key, kind, number of frames and content; where the shards lie does not count."""
+        digest = hashlib.sha256()
+        columns = [self.table[name].to_pylist() for name in ("source", "key", "kind", "frames", "content")]
+        for row in zip(*columns, strict=True):
+            digest.update(json.dumps(row).encode())
+        return digest.hexdigest()[:16]
+
+
+def entries(table: pa.Table) -> list[Entry]:
+    return [Entry(*row) for row in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True)]
+
+
+def table_of(rows: Iterable[Entry]) -> pa.Table:
+    return pa.Table.from_pylist([{name: getattr(row, name) for name in SCHEMA.names} for row in rows], schema=SCHEMA)
+
+
+def index_root(root: Path, cache: Path) -> list[Entry]:
+    """Every sample of a data folder, by shard and place; each shard is read once and its index kept in the cache.
+
+    Raises DataError for a folder without shards and for a key that two shards have.
+    """
+    shards = sorted((root / "shards").glob("*.tar"))
+    if not shards:
+        raise DataError(
+            f"data.root = {str(root)!r}: there are no shards ({root / 'shards'}/*.tar); for the tiny study make them with "
+            f"`python -m trainer.data.prepare --root {root}`"
+        )
+    found = [entry for shard in shards for entry in entries(index_shard(shard, cache))]
+    shard_of: dict[tuple[str, str], str] = {}
+    for entry in found:
+        other = shard_of.setdefault((entry.source, entry.key), entry.shard)
+        if other != entry.shard:
+            raise DataError(
+                f"{root}: {entry.source}/{entry.key} is in two shards, {other} and {entry.shard}; keys name samples, rename one"
+            )
+    return found
+
+
+def index_shard(shard: Path, cache: Path) -> pa.Table:
+    target = cache / "index" / f"{fingerprint(shard)}.parquet"
+    built_once(target, lambda temporary: pq.write_table(table_of(index(shard)), temporary))
+    return pq.read_table(target)
+
+
+def validation(root: Path, name: str) -> Manifest:
+    """A named validation manifest. Raises DataError naming those there are."""
+    path = root / "manifests" / f"{name}.parquet"
+    if not path.exists():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.parquet"))) or "none"
+        raise DataError(f"eval.set = {name!r}: {path} does not exist; validation sets there: {there}")
+    table = pq.read_table(path)
+    missing = [column for column in SCHEMA.names if column not in table.column_names]
+    if missing:
+        raise DataError(f"{path}: has no column {', '.join(missing)}; a manifest has {', '.join(SCHEMA.names)}")
+    return Manifest(table)
+
+
+def write_manifest(path: Path, rows: Iterable[Entry]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".building")
+    pq.write_table(table_of(rows), temporary)
+    temporary.replace(path)
+
+
+def draw(
+    pool: Sequence[Entry], held_out: Sequence[Entry], mix: Mapping[str, float], samples: int, seed: int, repeat: bool = False
+) -> list[Entry]:
+    """The study's samples: per entry of the mix a random pick from its pool, the same pick for every run.
+
+    held_out: validation samples; nothing with their key or their content is drawn.
+    Fewer samples of an entry are the first of more samples of it, so runs with different mixes share what they can.
+    Raises DataError when the pool is too small, unless `repeat` (then it is gone through again, reshuffled).
+    """
+    keys = {(entry.source, entry.key) for entry in held_out}
+    contents = {entry.content for entry in held_out}
+    drawn: list[Entry] = []
+    for name, count in counts(mix, samples).items():
+        kind, _, source = name.partition("/")
+        there = [entry for entry in pool if entry.kind == kind and source in ("", entry.source)]
+        free = [entry for entry in there if (entry.source, entry.key) not in keys and entry.content not in contents]
+        if not free or (count > len(free) and not repeat):
+            sources = sorted({f"{entry.kind}/{entry.source}" for entry in pool})
+            raise DataError(
+                f"data.mix asks for {count} samples of {name!r}, and there are {len(free)} outside the validation sets; "
+                f"sources: {', '.join(sources)}. Lower train.samples or this share, add shards, or set data.repeat = true"
+            )
+        free.sort(key=lambda entry: (entry.source, entry.key))
+        drawn.extend(_pick(free, count, seed, name))
+    return drawn
+
+
+def _pick(free: list[Entry], count: int, seed: int, name: str) -> Iterable[Entry]:
+    rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")])
+    while count > 0:
+        for at in rng.permutation(len(free))[:count]:
+            yield free[at]
+        count -= len(free)

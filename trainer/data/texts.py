@@ -1,0 +1,122 @@
+"""A manifest's texts as tokens: tokenised once, kept in three memory-mapped arrays, shared by all jobs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.manifest import Manifest
+from trainer.data.once import built_once
+from trainer.data.shards import DataError, read_sample
+from trainer.data.tokenizer import Tokenizer
+
+
+class Texts:
+    """Tokens of every row."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ids: npt.NDArray[np.int32] = np.load(folder / "ids.npy", mmap_mode="r")
+        self._answer: npt.NDArray[np.bool_] = np.load(folder / "answer.npy", mmap_mode="r")
+        self._starts: npt.NDArray[np.int64] = np.load(folder / "starts.npy")
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def of(self, row: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """(ids, which of them are the answer)"""
+        part = slice(self._starts[row], self._starts[row + 1])
+        return self._ids[part], self._answer[part]
+
+    def length(self, row: int) -> int:
+        return int(self._starts[row + 1] - self._starts[row])
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return np.diff(self._starts)
+
+
+def tokenised(manifest: Manifest, shards: Path, tokenizer: Tokenizer, most: int, target: Path) -> Texts:
+    """The texts of a manifest, read from its shards on the first call. Longer ones are cut after `most` tokens.
+
+    Raises DataError naming shard and key for a text whose answer would be cut away whole.
+    """
+    return Texts(built_once(target, lambda temporary: _write(manifest, shards, tokenizer, most, temporary)))
+
+
+def _write(manifest: Manifest, shards: Path, tokenizer: Tokenizer, most: int, folder: Path) -> None:
+    ids: list[npt.NDArray[np.int32]] = []
+    answers: list[npt.NDArray[np.bool_]] = []
+    for row in range(len(manifest)):
+        entry = manifest.entry(row)
+        path = shards / entry.shard
+        try:
+            tokens, answer = tokenizer.sample(read_sample(path, entry.offset, entry.length), entry.source, entry.kind)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        if not any(answer[:most]):
+            raise DataError(f"{path}: {entry.key}: no token of its answer is among the first {most}; raise data.max_text_tokens")
+        ids.append(np.array(tokens[:most], np.int32))
+        answers.append(np.array(answer[:most], bool))
+    folder.mkdir()
+    np.save(folder / "starts.npy", np.cumsum([0, *(len(tokens) for tokens in ids)], dtype=np.int64))
+    np.save(folder / "ids.npy", np.concatenate(ids))
+    np.save(folder / "answer.npy", np.concatenate(answers))
+
+
+def loss_without_looking(
+    train: Manifest, train_texts: Texts, val: Manifest, val_texts: Texts, answer_only: bool, most_rows: int = 20_000
+) -> dict[str, float]:
+    """Per visual kind: the validation loss of one who knows the question and how answers are made, and never looks.
+
+    Predicts each token from its question and its position alone, by their counts in the training texts; a position seen n times
+    has weight n against 1 for the kind's token frequencies. Same mean as `val_loss`: of the means per sample.
+    Text has no such number: what it leaves open is in the text itself.
+    """
+    return {
+        kind: _without_looking(_turns(train, train_texts, kind, most_rows), _turns(val, val_texts, kind, most_rows), answer_only)
+        for kind in ("video", "image")
+        if kind in train.kinds and kind in val.kinds
+    }
+
+
+Turn = tuple[tuple[int, ...], tuple[int, ...]]
+"""(question, answer) as tokens."""
+
+
+def _turns(manifest: Manifest, texts: Texts, kind: str, most: int) -> list[Turn]:
+    rows = [row for row, its in enumerate(manifest.kinds) if its == kind][:most]
+    turns = []
+    for row in rows:
+        ids, answer = texts.of(row)
+        cut = int(np.argmax(answer))
+        turns.append((tuple(ids[:cut].tolist()), tuple(ids[cut:].tolist())))
+    return turns
+
+
+def _without_looking(train: list[Turn], val: list[Turn], answer_only: bool) -> float:
+    overall: Counter[int] = Counter()
+    at: dict[tuple[object, int], Counter[int]] = {}
+    for question, answer in train:
+        for context, position, token in _predictions(question, answer, answer_only):
+            overall[token] += 1
+            at.setdefault((context, position), Counter())[token] += 1
+    total, words = sum(overall.values()), len(overall) + 1
+    losses = []
+    for question, answer in val:
+        told = []
+        for context, position, token in _predictions(question, answer, answer_only):
+            seen = at.get((context, position), Counter())
+            frequency = (overall[token] + 1) / (total + words)
+            told.append(-math.log((seen[token] + frequency) / (seen.total() + 1)))
+        losses.append(sum(told) / len(told))
+    return sum(losses) / len(losses)
+
+
+def _predictions(question: tuple[int, ...], answer: tuple[int, ...], answer_only: bool) -> list[tuple[object, int, int]]:
+    """(what is known, position, token) of every supervised token; a question's own tokens are known from the one before."""
+    asked = [(question[max(0, i - 1) : i], i, token) for i, token in enumerate(question)]
+    told: list[tuple[object, int, int]] = [(question, i, token) for i, token in enumerate(answer)]
+    return told if answer_only else [*asked, *told]

@@ -1,0 +1,198 @@
+"""START HERE: one training run, from its folder's config.json to result.json.
+
+    python -m trainer.train outputs/foveated-vlm-ablations/tiny/F3-s42-c16774a1/1
+
+Build, then one flat loop: step, now and then evaluate, now and then save. Exit code 0: ended, result.json says how (done or
+diverged); 143: told to stop by SIGTERM, a checkpoint is written; 2: the config, or what it names, is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from trainer import checkpoint
+from trainer.checkpoint import Progress
+from trainer.config import ConfigError
+from trainer.data.batches import stream_seed
+from trainer.data.open import Data, open_data
+from trainer.data.shards import DataError
+from trainer.evaluate import Evaluator, uninformed
+from trainer.facts import facts, final_metrics, write_json
+from trainer.horizon import Horizon, horizon
+from trainer.job import Job, read_job
+from trainer.metrics import KINDS, MetricsWriter
+from trainer.model.load import build_model, initial_weights_hash, save_pretrained
+from trainer.model.vision_language import VisionLanguageModel
+from trainer.optim import DivergenceWatch, build_optimizer, parameters_of, rate_factor, scale_and_clip, set_rates, warmup_steps
+from trainer.ranks import Ranks, start_ranks, stop_ranks
+from trainer.step import Clock, Sums, accumulate, plan_step
+
+STOPPED = 143
+"""Exit code after SIGTERM, as a shell reports it."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m trainer.train FOLDER   (an attempt's folder, with its config.json)", file=sys.stderr)
+        return 2
+    stop = StopSignal()
+    stop.listen()
+    try:
+        job = read_job(Path(arguments[0]))
+        ranks = start_ranks()
+        ended = train(job, open_data(job.config, job.seed, job.cache), ranks, stop)
+    except (ConfigError, DataError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    stop_ranks(ranks)
+    return 0 if ended else STOPPED
+
+
+class StopSignal:
+    """SIGTERM asks the loop to save and end; before the loop there is nothing to save, and the process ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.looping = False
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        if not self.looping:
+            raise SystemExit(STOPPED)
+
+
+def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
+    """Train one attempt on `data`; all ranks call it together. False when it was stopped before its end."""
+    config, began = job.config, time.monotonic()
+
+    # Build: a model, an optimiser, the validation set, how far to go, where to go on.
+    torch.manual_seed(stream_seed(job.seed, "dropout") + ranks.rank)
+    model = build_model(config.model, job.cache, job.seed)
+    weights_hash = initial_weights_hash(model)
+    model.to(ranks.device)
+    optimizer = build_optimizer(model.parts(), model, config.optim)
+    trained = parameters_of(model.parts(), model)
+    trainable = [p for parameters in trained.values() for p in parameters]
+    wrapped = ranks.wrap(model)
+    evaluator = Evaluator(data, config, ranks, job.folder)
+    end = horizon(job, data.train.samples)
+    progress = checkpoint.load(Path(job.resume_from), model, optimizer, ranks) if job.resume_from else Progress()
+    watch = DivergenceWatch(config.train, warmup_steps(end.steps, config.optim), progress)
+    plans = [
+        plan_step(data.train.global_batch(step)[: end.samples_of(step)], step, config, ranks)
+        for step in range(progress.step, end.steps)
+    ]
+    batches = data.train.loaded([rows for plan in plans for rows in plan.micro], config.data.workers)
+    sizes = {part: sum(p.numel() for p in parameters) for part, parameters in trained.items()}
+    earlier_s, saved_at, diverged = progress.wall_s, time.monotonic(), None
+
+    with MetricsWriter(job.folder / "metrics.jsonl", job.attempt, on=ranks.first) as writer:
+        if not progress.evals:
+            untrained = evaluator.evaluate(wrapped, model, 0)
+            progress.untrained = {name: value for name, value in untrained.items() if name.startswith("val_loss")}
+            progress.evals.append((0, untrained["val_loss"]))
+            writer.write(0, untrained | {"samples": 0, "progress": 0.0})
+        told = uninformed(progress.untrained, data.uninformed, {kind: evaluator.of_kind(kind) for kind in KINDS})
+        if ranks.first:
+            write_json(job.folder / "facts.json", facts(data, end, ranks, weights_hash, sizes, told))
+            print(start_told(job, end, ranks, sizes), flush=True)
+
+        # Train: one step, now and then an evaluation, now and then a checkpoint.
+        stop.looping = True
+        for plan in plans:
+            clock = Clock()
+            rates = set_rates(optimizer, rate_factor(progress.step, end.steps, config.optim))
+            sums = accumulate(wrapped, model, batches, plan, config, ranks, clock)
+            sums.stop = float(stop.asked)
+            sums.save = float(ranks.first and time.monotonic() - saved_at > 60 * config.train.checkpoint_every_minutes)
+            sums = sums.over(ranks)  # from here on every rank has the same numbers, and decides the same
+            with clock.computing():
+                loss = sums.loss / sums.targets if sums.targets else 0.0
+                norm = scale_and_clip(trainable, ranks.world / max(sums.targets, 1.0), config.optim.clip_norm)
+                if math.isfinite(loss) and math.isfinite(norm):
+                    optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            samples = end.samples_of(progress.step)
+            progress.count(samples, norm, clock.step_s, clock.compute_s)
+            diverged = watch.after_step(loss, norm)
+            metrics = step_metrics(sums, rates, progress, end, ranks) | {"loss": loss, "grad_norm": norm}
+            metrics |= {"samples_per_s": samples / clock.step_s, "tokens_per_s": sums.tokens / clock.step_s}
+
+            last = progress.step == end.steps or diverged is not None
+            if last or crosses(config.eval.every_samples, progress.samples - samples, progress.samples):
+                measured = evaluator.evaluate(wrapped, model, progress.step)
+                progress.evals.append((progress.step, measured["val_loss"]))
+                diverged = diverged or watch.after_eval(progress.step, measured["val_loss"])
+                last = last or diverged is not None
+                metrics |= measured
+                if ranks.first:
+                    print(eval_told(progress, end, measured), flush=True)
+            progress.wall_s = earlier_s + time.monotonic() - began
+            if last:
+                metrics |= final_metrics(progress, end, ranks, config.optim)
+            if last or progress.step % config.log.every_steps == 0 or "val_loss" in metrics:
+                writer.write(progress.step, metrics)
+            if last:
+                break
+            if sums.save or sums.stop:
+                checkpoint.save(job.folder, model, optimizer, progress, ranks, config.train.keep_checkpoints)
+                saved_at = time.monotonic()
+            if sums.stop:
+                return False
+
+    if ranks.first:
+        end_run(job, model, progress, end, diverged)
+    ranks.barrier()
+    return True
+
+
+def crosses(every: int, before: int, after: int) -> bool:
+    """Does counting from `before` to `after` pass a multiple of `every`?"""
+    return after // every > before // every
+
+
+def step_metrics(sums: Sums, rates: dict[str, float], progress: Progress, end: Horizon, ranks: Ranks) -> dict[str, float]:
+    """What a step is told by, but its loss and speed; `sums` are over all ranks."""
+    metrics = {f"lr/{part}": rate for part, rate in rates.items()}
+    metrics |= {"samples": progress.samples, "memory_gib": ranks.memory_gib(), "progress": progress.step / end.steps}
+    if sums.compared:
+        metrics |= {"loss_fine": sums.fine / sums.compared, "loss_coarse": sums.coarse / sums.compared}
+    return metrics
+
+
+def start_told(job: Job, end: Horizon, ranks: Ranks, sizes: dict[str, int]) -> str:
+    trains = ", ".join(f"{part} {count:,}" for part, count in sizes.items())
+    return (
+        f"{job.key} attempt {job.attempt}: {end.samples:,} samples in {end.steps:,} steps of {end.batch_samples} samples, "
+        f"{end.flops_per_sample / 1e9:.3g} GFLOP each, on {ranks.world} x {ranks.device.type}; parameters that train: {trains}"
+    )
+
+
+def eval_told(progress: Progress, end: Horizon, measured: dict[str, float]) -> str:
+    told = "  ".join(f"{name} {value:.4g}" for name, value in measured.items())
+    return f"step {progress.step}/{end.steps}  {told}"
+
+
+def end_run(job: Job, model: VisionLanguageModel, progress: Progress, end: Horizon, diverged: str | None) -> None:
+    """Rank 0: the trained model (a diverged one is not kept), then result.json: the only sign that the run ended."""
+    if diverged is None and not (job.folder / "model").exists():
+        save_pretrained(model, job.config.model, job.folder / "model")
+    told = {"samples": progress.samples, "flops": end.flops_per_sample * progress.samples, "wall_s": progress.wall_s}
+    outcome = "done" if diverged is None else "diverged"
+    write_json(job.folder / "result.json", {"outcome": outcome, "reason": diverged or "", "facts": told})
+    print(f"{outcome}: {diverged or f'{progress.samples:,} samples in {progress.wall_s:.1f} s'}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
