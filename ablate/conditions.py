@@ -231,7 +231,11 @@ class _Parser:
         word = self.word()
         if not word.text:
             return ConditionError(word.column, f"{message}, but the text ends here")
-        return ConditionError(word.column, f"{message}, not {quoted((word.text,))}", near(word.text, words))
+        return ConditionError(
+            word.column,
+            f"{message}, not {quoted((word.text,))}",
+            tuple(one for one in near(word.text, words) if one != word.text),
+        )
 
     def name(self, kind: str, known: Collection[str]) -> str:
         word = self.word()

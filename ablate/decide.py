@@ -156,6 +156,16 @@ def superseded(new: DecisionRecord, old: DecisionRecord | None) -> bool:
     return old is None or _substance(new) != _substance(old)
 
 
+def rests_on_the_same(new: DecisionRecord, old: DecisionRecord) -> bool:
+    """Whether both saw the same tree, jobs and differences; only the noise, measured elsewhere, may be known better."""
+
+    def numbers(record: DecisionRecord) -> set[tuple[Any, ...]]:
+        return {(c["a"], c["b"], c["metric"], c["n_a"], c["n_b"], f"{c['delta']}") for c in record.comparisons}
+
+    same_kind = (new.status, new.tree_hash, dict(new.jobs)) == (old.status, old.tree_hash, dict(old.jobs))
+    return same_kind and numbers(new) == numbers(old)
+
+
 # ---------------------------------------------------------------- facts
 
 
@@ -330,7 +340,7 @@ def _decide_tree(facts: _Facts, tree: Tree, now: str, hours_of: Callable[[str], 
             return _record(facts, tree, now, "waiting", because)
         if taken is None:
             continue
-        numbers = _numbers_text(known)
+        numbers = _numbers_text(known) if known else _blocked_text(evidence)
         return replace(
             _record(facts, tree, now, "decided", f"{line.because}: {numbers}" if numbers else line.because),
             took=taken,
@@ -367,6 +377,11 @@ def _judge(facts: _Facts, evidence: _Evidence, condition: Condition) -> tuple[An
 
 def _missing_text(known: _Known) -> str:
     return ", ".join(dict.fromkeys(text for answer, text in known.values() if answer is None and text))
+
+
+def _blocked_text(evidence: _Evidence) -> str:
+    """Beside `otherwise`: which comparisons could not have shown anything, and why."""
+    return "; ".join(f"{item.a} and {item.b} on {item.metric}: {item.reason}" for item in evidence.measured if item.reason)
 
 
 def _numbers_text(known: _Known) -> str:

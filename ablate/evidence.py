@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ablate import collect
 from ablate.cost import hours_of
-from ablate.decide import SweepAnswer, decide_sweep, superseded
+from ablate.decide import SweepAnswer, decide_sweep, rests_on_the_same, superseded
 from ablate.desk import Desk as Desk
 from ablate.desk import measured_hours as measured_hours
 from ablate.freeze import changes, content_hash, frozen_content
@@ -39,11 +39,13 @@ def job_results(desk: Desk, plan: Plan) -> dict[str, list[JobResult]]:
     return results
 
 
-def decide(desk: Desk, now: str, sweeps: tuple[str, ...] = ()) -> dict[str, SweepAnswer]:
+def decide(desk: Desk, now: str, sweeps: tuple[str, ...] = (), *, keep_standing: bool = False) -> dict[str, SweepAnswer]:
     """Evaluate the trees of `sweeps` (default: all, in order), record every verdict that is new, and return the answers.
 
     A decision can open the next one (a skip rule, a start from winners), so the plan is made anew after each sweep.
     What a person overruled stays until that person says otherwise.
+    keep_standing: a decision stays as long as its own numbers do. Noise is pooled over every run with replicates, so it is known
+    better as the study goes on; that alone must not turn a decision that others were already started from.
     """
     answers = {}
     for name, sweep in desk.study.sweeps.items():
@@ -62,7 +64,7 @@ def decide(desk: Desk, now: str, sweeps: tuple[str, ...] = ()) -> dict[str, Swee
         )
         for decision in answer.decisions:
             old = current.get(decision.name)
-            if old is not None and old.status == "overruled":
+            if old is not None and (old.status == "overruled" or (keep_standing and rests_on_the_same(decision, old))):
                 continue
             if decision.status != "waiting" and superseded(decision, old):
                 record(desk, decision)

@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator
 
 from ablate.study import Study
-from ablate.tables import Looks, Tables
+from ablate.tables import Tables
 
 INK, PALE, GRID = "#222222", "#8a8a8a", "#e6e6e6"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195")
-"""Told apart by colour-blind readers (Okabe and Ito); the baseline is ink."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b37700", "#3a9bd5", "#7a5195")
+"""Told apart by colour-blind readers (after Okabe and Ito, darker: they colour text too); the baseline is ink."""
+MANY = 7
+"""From so many lines on, only the baseline stands out: names at the ends tell the others apart."""
 SETTLED = 0.1
 """A loss axis shows what comes after this share of the run: the fall from the untrained loss would flatten all else."""
 LABEL_GAP = 0.065
@@ -41,7 +43,8 @@ def curves(tables: Tables, metric: str, runs: Sequence[str], title: str, *, leve
     if band.empty:
         return _nothing(figure, axes, tables, metric, runs)
     x = "samples" if band["samples"].notna().all() else "step"
-    colour = colours(tables.study)
+    many = band["run"].nunique() >= MANY
+    colour = {run: PALE if many and run != tables.study.baseline else own for run, own in colours(tables.study).items()}
     _limits(axes, band, x, level)
     if level is not None:
         axes.axhline(level, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -115,11 +118,6 @@ def attention(tables: Tables, run: str, title: str, clips: int = 2) -> Figure:
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.supxlabel(f"{run}, seed {looks[0].seed}, step {looks[0].step}; mean over layers and heads", fontsize=9, color=PALE)
     return figure
-
-
-def peak(look: Looks) -> list[tuple[int, int]]:
-    """Row and column of the patch most looked at, by frame."""
-    return [(int(place // grid.shape[1]), int(place % grid.shape[1])) for grid in look.grid for place in [int(np.argmax(grid))]]
 
 
 # ---------------------------------------------------------------- the parts of a figure

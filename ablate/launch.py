@@ -304,7 +304,7 @@ class Crew:
     def decide(self) -> None:
         """Judge every sweep whose jobs have ended; say what is new."""
         before = {name: decision.number for name, decision in self.desk.store.decisions().items()}
-        evidence.decide(self.desk, utc_now())
+        evidence.decide(self.desk, utc_now(), keep_standing=True)
         for name, decision in self.desk.store.decisions().items():
             if before.get(name) != decision.number:
                 self.watch.event(Event("decided", f"{name} ({decision.sweep}): {_decision_text(decision)}"))

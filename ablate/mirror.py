@@ -48,6 +48,8 @@ POLL_S = 5.0
 """How often the database is asked for jobs that have ended; a question takes milliseconds."""
 FINISH = b"finish\n"
 """What the launcher writes to the mirror's stdin."""
+SAYS = "mirror: "
+"""What our lines in mirror.log begin with."""
 LIVE_S = 30.0
 """How often the new points of a running job are sent."""
 TAG_LENGTH = 64
@@ -126,8 +128,9 @@ def finish(mirror: Mirror, timeout_s: float) -> str:
 
 
 def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"see {path}"
+    """What the mirror said last, whatever was printed around it."""
+    lines = [line for line in path.read_text(errors="replace").splitlines() if SAYS in line]
+    return lines[-1].partition(SAYS)[2] if lines else f"see {path}"
 
 
 def folder_of(desk: Desk) -> Path:
@@ -254,7 +257,8 @@ class Writer:
         _keep_wandb_inside(folder_of(desk))
         import wandb  # not at the top: half a second, which `launch` (start_mirror) shall not pay
 
-        settings = wandb.setup().settings
+        with _told(wandb):
+            settings = wandb.setup().settings
         return cls(desk, wandb, _mode(os.environ, settings), _read_state(folder_of(desk)))
 
     def go_round(self, final: bool) -> int:
@@ -364,7 +368,8 @@ def _mode(environ: Mapping[str, str], settings: Any) -> Mode:
 
 
 def _keep_wandb_inside(folder: Path) -> None:
-    """Have wandb's caches and logs under `folder`, unless the person has a place for them."""
+    """Have wandb's caches and logs under `folder`, and no crash reports sent, unless the person wants it otherwise."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
         os.environ.setdefault(name, str(folder / "cache"))
 
@@ -420,13 +425,22 @@ def _follow_until(desk: Desk, stop: threading.Event) -> int:
             return written
 
 
+def _log_to_stderr() -> None:
+    """Our lines only: wandb's libraries have their own files."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {SAYS}%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
 @contextmanager
 def _told(wandb: Any) -> Iterator[None]:
     """wandb's errors as ours: theirs have a name only once wandb is imported."""
     try:
         yield
-    except wandb.errors.Error as error:
-        raise WandbFailedError(f"wandb: {error}") from error
+    except (wandb.errors.Error, wandb.sdk.mailbox.HandleAbandonedError, wandb.sdk.mailbox.MailboxClosedError) as error:
+        raise WandbFailedError(f"wandb: {error}" if str(error) else "wandb's own process is gone") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -437,8 +451,7 @@ def main(arguments: list[str] | None = None) -> int:
     until.add_argument("--once", action="store_true", help="mirror what is missing, then end")
     until.add_argument("--follow", action="store_true", help='follow a launch until "finish" comes in on stdin')
     asked = parser.parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s mirror: %(message)s", level=logging.WARNING)
-    log.setLevel(logging.INFO)
+    _log_to_stderr()
     stop = threading.Event()
     os.nice(NICE)
     if asked.once:
@@ -449,15 +462,14 @@ def main(arguments: list[str] | None = None) -> int:
         desk = existing_desk(read_study(asked.study, asked.profile))
         with _alone(folder_of(desk), wait=not asked.once):
             written = _follow_until(desk, stop)
-    except (WandbFailedError, UserError, StoreError, ImportError, OSError) as error:
-        log.error("%s", _one_line(error))
+    except (WandbFailedError, UserError, StoreError) as error:
+        log.error("%s", " ".join(str(error).split()))
+        return 1
+    except (ImportError, OSError) as error:
+        log.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
         return 1
     log.info("wrote %d jobs; %.2f s of CPU, wandb's own process aside", written, time.process_time())
     return 0
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 if __name__ == "__main__":

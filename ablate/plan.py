@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ablate.conditions import ITS_START, Answer, Atom, Took, atoms, evaluate
+from ablate.settings import as_toml
 from ablate.study import JobState, Run, Settings, Study, Tree, job_key, runs_of_sweep, runs_of_tree
 from db.records import AttemptRecord, DecisionRecord
 
@@ -316,16 +317,7 @@ def _state(study: Study, tried: tuple[AttemptRecord, ...], gate: _Gate | None, w
 def _change(study: Study, run: Run) -> str:
     if run.name == study.baseline:
         return "the baseline"
-    return ", ".join(f"{name} = {_text(value)}" for name, value in run.changes.items()) or "nothing"
-
-
-def _text(value: object) -> str:
-    """A value as runs.toml would write it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_text(item)}" for key, item in value.items()) + " }"
-    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{name} = {as_toml(value)}" for name, value in run.changes.items()) or "nothing"
 
 
 def _order(study: Study) -> Callable[[PlannedJob], tuple[int, int, int, bool]]:

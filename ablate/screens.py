@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # types only: launch imports Ray
 WIDTH = 100
 MOST_ROWS = 200
 """Rows of a plan drawn; the rest is told by its number."""
+MOST_REASONS = 12
 BAR = 19
 """Columns of a margin bar; odd, so that it has a middle."""
 PROGRESS = 16
@@ -91,23 +92,22 @@ def _alike(job: Answer) -> tuple[Any, ...]:
 def _plan_rows(console: Console, rows: Sequence[Sequence[Answer]]) -> None:
     """A table per block in common columns, and below it what its jobs wait for or why they ended, once per reason."""
     common = _common_start({sweep for jobs in rows for sweep in jobs[0]["sweeps"]})
-    cells = [_plan_cells(jobs, common) for jobs in rows]
     names = ("run", "seeds", "state", common or "sweeps", "change", ">hours", ">GPU-h", ">USD")
+    cells = [_plan_cells(jobs, common) for jobs in rows]
     widths = [max(map(len, column)) for column in zip(*([name.lstrip(">") for name in names], *cells), strict=True)]
-    room = console.width - 2 - sum(widths) - 2 * (len(widths) - 1)
-    widths[4] = max(min(widths[4], widths[4] + room), 12)
+    room = console.width - 2 - 2 * (len(widths) - 1) - sum(widths)
+    widths[4] = max(widths[4] + min(room, 0), 12)
     for block, of_block in groupby(zip(rows, cells, strict=True), key=lambda row: str(row[0][0]["block"])):
-        console.print(Text(f"block {block}" if block else "in no block", style="bold"))
-        table, shown = (
-            Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=rows[0][0]["block"] == block),
-            [],
-        )
-        for name, width in zip(names, widths, strict=True):
-            table.add_column(name.lstrip(">"), justify="right" if name[0] == ">" else "left", width=width, overflow="fold")
+        table = _table(*names)
+        table.show_header = block == rows[0][0]["block"]
+        for column, width in zip(table.columns, widths, strict=True):
+            column.width = width
+        shown: list[Answer] = []
         for jobs, texts in of_block:
             table.add_row(*texts[:2], _state(texts[2]), *texts[3:])
             shown += jobs
-        console.print(Padding(table, (0, 0, 0, 2)))
+        console.print(Text(f"block {block}" if block else "in no block", style="bold"))
+        console.print(_indented(table, 2))
         _reasons(console, shown)
 
 
@@ -126,12 +126,19 @@ def _plan_cells(jobs: Sequence[Answer], common: str) -> tuple[str, ...]:
 
 
 def _reasons(console: Console, jobs: Sequence[Answer]) -> None:
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """What these jobs wait for or why they ended, under a block's table."""
+    told = [job for job in jobs if job["reason"].strip() not in PLAIN_REASONS and job["state"] != "done"]
+    for state in dict.fromkeys(job["state"] for job in told):
+        for reason, ids in _by_reason([job for job in told if job["state"] == state]).items():
+            console.print(_indented(Text(f"{state}: {_names(ids)}: {reason}", style="dim"), 4))
+
+
+def _by_reason(jobs: Sequence[Answer]) -> dict[str, list[str]]:
+    """Last line of the reason -> ids of the jobs it holds for."""
+    found: dict[str, list[str]] = {}
     for job in jobs:
-        if job["reason"] not in PLAIN_REASONS and job["state"] != "done":
-            reasons.setdefault((job["state"], job["reason"].strip().splitlines()[-1]), []).append(job["id"])
-    for (state, reason), ids in reasons.items():
-        console.print(Padding(f"{state}: {_names(ids)}: {reason}", (0, 0, 0, 4)), style="dim")
+        found.setdefault(job["reason"].strip().splitlines()[-1], []).append(job["id"])
+    return found
 
 
 def _common_start(names: Collection[str]) -> str:
@@ -181,8 +188,8 @@ def dry_run(answer: Answer) -> None:
         console.print(table)
     else:
         console.print("nothing may start now")
-    for reason, jobs in groupby(answer["waits"], key=lambda job: str(job["reason"])):
-        console.print(f"later    {_names([job['id'] for job in jobs])}: {reason}", style="dim")
+    for reason, ids in _by_reason(answer["waits"]).items():
+        console.print(f"later    {_names(ids)}: {reason}", style="dim")
     console.print()
     for line in _sums(answer["totals"]):
         console.print(line)
@@ -200,10 +207,10 @@ def outcome(answer: Answer) -> None:
     held = answer["lock"]
     if held:
         console.print(f"\nlock     {_lock_line(held)}")
-    for why in answer["waiting_for"][:12]:
+    for why in answer["waiting_for"][:MOST_REASONS]:
         console.print(f"waits    {why}")
-    if len(answer["waiting_for"]) > 12:
-        console.print(f"         and {len(answer['waiting_for']) - 12} more")
+    if len(answer["waiting_for"]) > MOST_REASONS:
+        console.print(f"         and {len(answer['waiting_for']) - MOST_REASONS} more")
     if answer["over_budget"]:
         console.print(f"budget   {_names(answer['over_budget'])} not started: above --max-cost")
     console.print(f"spent    {_number(answer['gpu_hours'])} GPU-hours · ${answer['cost']:.2f}")
@@ -359,25 +366,23 @@ def decide(answer: Answer) -> None:
 def _sweep(console: Console, sweep: Answer) -> None:
     console.print(Text(sweep["sweep"], style="bold"), sweep["asks"])
     if sweep["skipped_because"]:
-        console.print(Padding(f"skipped: {sweep['skipped_because']}", (0, 0, 0, 2)))
+        console.print(_indented(f"skipped: {sweep['skipped_because']}", 2))
     drawn: list[Answer] = []
     for made in sweep["decisions"]:
-        console.print(Padding(_decision(made), (0, 0, 0, 2)))
+        console.print(_indented(_decision(made), 2))
         drawn += _comparisons(console, made["comparisons"])
         if made["price"]:
-            console.print(Padding(f"not shown: {made['price']}", (0, 0, 0, 4)))
+            console.print(_indented(f"not shown: {made['price']}", 4))
     for learned in sweep["learned"]:
-        console.print(
-            Padding(Group(Text(f"learned: {learned['say']}"), Text(f"because {learned['text']}", style="dim")), (0, 0, 0, 2))
-        )
+        console.print(_indented(Group(Text(f"learned: {learned['say']}"), Text(f"because {learned['text']}", style="dim")), 2))
         drawn += _comparisons(console, learned["comparisons"])
     quiet = sweep["learn_lines"] - len(sweep["learned"])
     if quiet and not sweep["open"] and not sweep["skipped_because"]:
-        console.print(Padding(f"{quiet} of {_count(sweep['learn_lines'], 'learn line')} not shown", (0, 0, 0, 2)), style="dim")
+        console.print(_indented(f"{quiet} of {_count(sweep['learn_lines'], 'learn line')} not shown", 2), style="dim")
     for why in sweep["open"]:
-        console.print(Padding(_labelled("waiting", why), (0, 0, 0, 2)))
+        console.print(_indented(_labelled("waiting", why), 2))
     if drawn:
-        console.print(Padding(_legend(drawn), (0, 0, 0, 4)), style="dim")
+        console.print(_indented(_legend(drawn), 4), style="dim")
     console.print()
 
 
@@ -388,7 +393,7 @@ def _decision(made: Answer) -> RenderableType:
     by = ", decided by a person" if made["by"] == "person" else ""
     head = Text.assemble((f"{made['name']}{took}", "bold"), f"  ({made['status']}{by})")
     lines = [f"line:    {made['line']}"] if made["line"] else []
-    return Group(head, *(Padding(line, (0, 0, 0, 2)) for line in (*lines, f"because  {made['because']}")))
+    return Group(head, *(_indented(line, 2) for line in (*lines, f"because  {made['because']}")))
 
 
 def _comparisons(console: Console, comparisons: Sequence[Answer]) -> list[Answer]:
@@ -408,7 +413,7 @@ def _comparisons(console: Console, comparisons: Sequence[Answer]) -> list[Answer
             f"{one['n_a']}/{one['n_b']}",
             ", ".join(one["holds"]) or Text(_short(one.get("reason") or "not shown", 24), style="dim"),
         )
-    console.print(Padding(table, (0, 0, 0, 4)))
+    console.print(_indented(table, 4))
     return list(comparisons)
 
 
@@ -476,13 +481,13 @@ def explain(answer: Answer) -> None:
         console.print(Text(tree["name"], style="bold"), "decides: read from the top, the first line that holds is taken")
         for number, line in enumerate(tree["lines"], 1):
             console.print(f" {number:>2}  {line['if']}", style="bold")
-            console.print(Padding(f"when {line['in_words']},\n→ {line['take_in_words']}: {line['because']}", (0, 0, 0, 5)))
+            console.print(_indented(f"when {line['in_words']},\n→ {line['take_in_words']}: {line['because']}", 5))
     if answer["learn"]:
         console.print()
         console.print(Text("learn", style="bold"), "every line that holds is reported; nothing changes")
     for line in answer["learn"]:
         console.print(f"  ·  {line['if']}", style="bold")
-        console.print(Padding(f"when {line['in_words']},\n→ we say: {line['say']}", (0, 0, 0, 5)))
+        console.print(_indented(f"when {line['in_words']},\n→ we say: {line['say']}", 5))
     console.print()
     console.print('"Shown" means that the interval says so. What is not shown is never taken as true.', style="dim")
 
@@ -544,7 +549,7 @@ def _status_lines(answer: Answer) -> Iterator[RenderableType]:
     if answer["launching"]:
         yield f"launch   {answer['launching']['holder']}, since {answer['launching']['since']}"
     if answer["lock"]:
-        yield f"locked   config {answer['lock']['hash'][:12]}, since {answer['lock']['at']}"
+        yield f"locked   config {answer['lock']['hash'][:MOST_REASONS]}, since {answer['lock']['at']}"
 
 
 def _scores(ended: Sequence[Answer]) -> Table:
@@ -709,8 +714,10 @@ def lock(answer: Answer) -> None:
     console = _console()
     if "settings" not in answer:
         _title(console, answer, "not locked yet")
-        for why in answer["reasons"]:
+        for why in answer["reasons"][:MOST_REASONS]:
             console.print(_labelled("waiting", why))
+        if len(answer["reasons"]) > MOST_REASONS:
+            console.print(f"         and {len(answer['reasons']) - MOST_REASONS} more")
         _next(console, answer)
         return
     _title(console, answer, "locked" if answer["locked"] else "lock lifted")
@@ -737,7 +744,7 @@ def _lock_line(held: Answer) -> str:
     trained = f"trained as {held['trained_as']}" if held["trained_as"] else "this combination was never trained"
     provisional = "; provisional until it is confirmed on fresh seeds" if held["provisional"] else ""
     changed = ", ".join(f"{name} = {_toml(held['settings'][name])} ({held['sources'][name]})" for name in held["changed"])
-    return f"config {held['hash'][:12]}: the baseline{' with ' + changed if changed else ', unchanged'}; {trained}{provisional}"
+    return f"config {held['hash'][:MOST_REASONS]}: the baseline{' with ' + changed if changed else ', unchanged'}; {trained}{provisional}"
 
 
 def rebuild(answer: Answer) -> None:
@@ -770,6 +777,10 @@ def _table(*columns: str) -> Table:
         folds = name in ("because", "facts", "value", "baseline", "why", "change", "holds")
         table.add_column(name.removeprefix(">"), justify="right" if right else "left", no_wrap=not folds, overflow="fold")
     return table
+
+
+def _indented(what: RenderableType, by: int) -> Padding:
+    return Padding(what, (0, 0, 0, by), expand=False)
 
 
 def _title(console: Console, answer: Answer, text: str) -> None:

@@ -15,9 +15,11 @@ import json
 import os
 import random
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -205,7 +207,7 @@ def measure(way: str, load: Load) -> Measured:
     write, package = WAYS[way]
     if package and importlib.util.find_spec(package) is None:
         return Measured(way, note="not installed")
-    with tempfile.TemporaryDirectory(prefix="writer-") as folder:
+    with tempfile.TemporaryDirectory(prefix="writer-") as folder, redirect_stdout(sys.stderr):  # some print; --json is ours alone
         points, seconds = write(load, Path(folder))
     return Measured(
         way, points, round(seconds, 3), round(points / seconds), "" if points == load.points else "stopped by --limit-s"

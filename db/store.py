@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -242,7 +241,6 @@ class Store:
                 found += [(attempt_id, p.name, p.step, p.value if p.value == p.value else None) for p in points]
                 read = update(attempts).where(attempts.c.id == attempt_id, attempts.c.read_bytes < offset)
                 connection.execute(read.values(read_bytes=offset))
-            found.sort(key=itemgetter(0, 1, 2))  # in the table's own order: neighbours land on one page
             return connection.exec_driver_sql(INSERT_POINTS, found).rowcount if found else 0
 
     def offsets(self) -> dict[tuple[str, int], int]:

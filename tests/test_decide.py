@@ -323,7 +323,10 @@ def test_an_unfair_comparison_decides_nothing(facts, took):
     same = {"manifest_hash": "m", "eval_hash": "e", "samples": 9600, "device": "cpu"}
     lines = tree("t", "s", ("F2 better than F3", beats("F2", "F3"), "F2", "pays"), ("otherwise", Otherwise(), "F3", "no"))
     found = {"F2": jobs("F2", [0.1, 0.12], facts=same), "F3": jobs("F3", [0.9, 0.91], facts={**same, **facts})}
-    assert one_of(study(sweep("s", lines)), "s", found).took == took
+    record = one_of(study(sweep("s", lines)), "s", found)
+    assert record.took == took
+    if took == "F3":
+        assert record.because.startswith("no: F2 and F3 on val_loss: not fair: ")
 
 
 def test_another_budget_is_fair_where_the_row_declares_it():

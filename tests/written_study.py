@@ -149,7 +149,12 @@ def write_job(desk: Desk, job: PlannedJob, ends: bool = True) -> str:
 
 def _metrics(run: str, seed: int, step: int) -> dict[str, float]:
     loss = FINAL[run] + SEED_SHIFT[seed] + 2.0 * math.exp(-step / 5)
-    metrics = {"loss": loss, "samples": float(step * BATCH), "lr/connector": 1e-4 * math.sin(math.pi * step / STEPS), "grad_norm": 1.0}
+    metrics = {
+        "loss": loss,
+        "samples": float(step * BATCH),
+        "lr/connector": 1e-4 * math.sin(math.pi * step / STEPS),
+        "grad_norm": 1.0,
+    }
     if step % EVAL_EVERY == 0:
         metrics |= {"val_loss": loss, "attention_entropy": 2.5 - step / 40}
         if run != "B1":

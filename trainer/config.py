@@ -73,6 +73,11 @@ class OptimConfig:
     clip_norm: float = setting(1.0, above=0.0)
     """Global gradient norm is clipped to this."""
 
+    @property
+    def connector_lr(self) -> float:
+        """The connector's peak rate."""
+        return self.lr * self.connector_ratio
+
 
 @dataclass(frozen=True)
 class TrainingConfig:

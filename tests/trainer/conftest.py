@@ -79,7 +79,9 @@ def small_batch(frame_counts: Sequence[int], text_lengths: Sequence[int], replic
         ids[i, :words] = torch.randint(1, VOCABULARY, (words,), generator=generator)
         is_text[i, :words] = True
     kinds = tuple("video" if frames > 1 else "image" if frames else "text" for frames in frame_counts)
-    return Batch(torch.randn(used, 3, SIDE, SIDE, generator=generator), frame_of, ids, is_text, is_text.clone(), tuple(range(size)), kinds)
+    return Batch(
+        torch.randn(used, 3, SIDE, SIDE, generator=generator), frame_of, ids, is_text, is_text.clone(), tuple(range(size)), kinds
+    )
 
 
 def one_of(batch: Batch, i: int) -> Batch:
@@ -112,6 +114,8 @@ def _sample(source: str, number: int, frames: int, random: np.random.Generator) 
         Image.fromarray(random.integers(0, 256, (56, 56, 3), np.uint8)).save(file, "PNG")
         pictures.append(file.getvalue())
     digits = " ".join(str(digit) for digit in random.integers(0, 10, max(1, frames - 1)))
+    if not frames:
+        digits = f"{number // 10} {number % 10}"  # texts with one content are one sample
     meta: dict[str, Any] = {"user": "what digits do cues point at ?" if frames > 1 else "what digit matches the cue ?"}
     meta |= {"assistant": digits, "source": source, "frame_count": frames}
     if frames > 1:
@@ -129,11 +133,13 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 NewJob = Callable[..., Job]
 
 
-@pytest.fixture()
+@pytest.fixture
 def new_job(small_data: Path, tmp_path: Path) -> NewJob:
     """new_job("name", {"train.samples": 16}, resume_from=…) makes an attempt's folder with its config.json and reads it."""
 
-    def new(name: str, changes: Mapping[str, Any] | None = None, resume_from: str = "", references: Sequence[Mapping[str, Any]] = ()) -> Job:
+    def new(
+        name: str, changes: Mapping[str, Any] | None = None, resume_from: str = "", references: Sequence[Mapping[str, Any]] = ()
+    ) -> Job:
         folder = tmp_path / name
         folder.mkdir()
         said = {

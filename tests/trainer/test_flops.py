@@ -66,7 +66,12 @@ def test_at_the_real_size_most_of_a_sample_is_dino() -> None:
 
     dino = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=14)
     llm = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
     )
     parts = sample_flops(ModelConfig(), sizes(dino, llm, 224), Shape(7, 7, 128, 128))
     assert 300e9 < sum(parts.values()) < 400e9

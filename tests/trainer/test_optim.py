@@ -53,7 +53,9 @@ def test_a_frozen_part_has_no_group(frozen: dict[str, bool], parts: list[str]) -
 def test_a_parameter_in_no_part_is_an_error() -> None:
     model = small_model()
     model.stray = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=re.escape("in no learning-rate part: stray.weight, stray.bias; parts: connector, dino, llm")):
+    with pytest.raises(
+        ValueError, match=re.escape("in no learning-rate part: stray.weight, stray.bias; parts: connector, dino, llm")
+    ):
         parameters_of(model.parts(), model)
 
 
@@ -94,7 +96,10 @@ NAN, INF = math.nan, math.inf
     [
         ([(1.0, 1.0)] * 9, None),
         ([(NAN, 1.0), (1.0, INF), (1.0, 1.0), (NAN, NAN), (NAN, NAN)], None),
-        ([(1.0, 1.0), (NAN, 2.0), (1.0, INF), (NAN, NAN)], "loss or gradient not finite in 3 consecutive steps (loss nan, gradient norm nan)"),
+        (
+            [(1.0, 1.0), (NAN, 2.0), (1.0, INF), (NAN, NAN)],
+            "loss or gradient not finite in 3 consecutive steps (loss nan, gradient norm nan)",
+        ),
     ],
 )
 def test_non_finite_steps_in_a_row_are_a_divergence(steps: Sequence[tuple[float, float]], reason: str | None) -> None:

@@ -78,15 +78,9 @@ def table_of(rows: Iterable[Entry]) -> pa.Table:
 def index_root(root: Path, cache: Path) -> list[Entry]:
     """Every sample of a data folder, by shard and place; each shard is read once and its index kept in the cache.
 
-    Raises DataError for a folder without shards and for a key that two shards have.
+    Raises DataError for a key that two shards have.
     """
-    shards = sorted((root / "shards").glob("*.tar"))
-    if not shards:
-        raise DataError(
-            f"data.root = {str(root)!r}: there are no shards ({root / 'shards'}/*.tar); for the tiny study make them with "
-            f"`python -m trainer.data.prepare --root {root}`"
-        )
-    found = [entry for shard in shards for entry in entries(index_shard(shard, cache))]
+    found = [entry for shard in shards_of(root) for entry in entries(index_shard(shard, cache))]
     shard_of: dict[tuple[str, str], str] = {}
     for entry in found:
         other = shard_of.setdefault((entry.source, entry.key), entry.shard)
@@ -95,6 +89,17 @@ def index_root(root: Path, cache: Path) -> list[Entry]:
                 f"{root}: {entry.source}/{entry.key} is in two shards, {other} and {entry.shard}; keys name samples, rename one"
             )
     return found
+
+
+def shards_of(root: Path) -> list[Path]:
+    """The shards of a data folder, by name. Raises DataError when there are none."""
+    shards = sorted((root / "shards").glob("*.tar"))
+    if not shards:
+        raise DataError(
+            f"data.root = {str(root)!r}: there are no shards ({root / 'shards'}/*.tar); for the tiny study make them with "
+            f"`python -m trainer.data.prepare --root {root}`"
+        )
+    return shards
 
 
 def index_shard(shard: Path, cache: Path) -> pa.Table:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from trainer.config import TrainConfig
 from trainer.data.batches import Samples, SampleStream, Validation
 from trainer.data.frames import Frames, fingerprint, look_of
-from trainer.data.manifest import Manifest, draw, index_root, table_of, validation
+from trainer.data.manifest import Manifest, draw, index_root, shards_of, table_of, validation
 from trainer.data.once import built_once
 from trainer.data.shards import DataError, read_sample
 from trainer.data.texts import Texts, loss_without_looking, tokenised
@@ -55,9 +55,10 @@ def open_data(config: TrainConfig, seed: int, cache: Path) -> Data:
     cache: folder shared by all jobs of a checkout. Raises DataError with what to change.
     """
     root = Path(config.data.root)
+    shards = shards_of(root)
     tokenizer = load_tokenizer(config.model.language, cache)
     held_out = validation(root, config.eval.set)
-    drawn, train_texts = _drawn(config, root, tokenizer, cache)
+    drawn, train_texts = _drawn(config, root, shards, tokenizer, cache)
     val_texts = tokenised(held_out, root / "shards", tokenizer, config.data.max_text_tokens, _texts_path(held_out, config, cache))
     look = look_of(config.model.vision)
     frames = Frames(root / "shards", look.size, cache)
@@ -77,9 +78,8 @@ def open_data(config: TrainConfig, seed: int, cache: Path) -> Data:
     )
 
 
-def _drawn(config: TrainConfig, root: Path, tokenizer: Tokenizer, cache: Path) -> tuple[Manifest, Texts]:
+def _drawn(config: TrainConfig, root: Path, shards: list[Path], tokenizer: Tokenizer, cache: Path) -> tuple[Manifest, Texts]:
     """The training manifest and its texts, from the cache when these shards were drawn from in this way before."""
-    shards = sorted((root / "shards").glob("*.tar"))
     sets = sorted((root / "manifests").glob("*.parquet"))
     said = [
         [fingerprint(path) for path in (*shards, *sets)],

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -71,16 +72,15 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainer.data.prepare", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("data/tiny"), help="where the shards go")
     parser.add_argument("--cache", type=Path, default=Path("outputs/.cache"), help="where backbones and decoded frames go")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", choices=STEPS, help="one step instead of all")
     which.add_argument("--small", action="store_true", help="a little data and untrained backbones, for tests of mechanics")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the pretraining beside us ends with us
     try:
         if asked.small:
             prepare_small(asked.root, asked.cache)
@@ -95,4 +95,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the pretraining beside us ends with us
+    sys.exit(main(sys.argv[1:]))

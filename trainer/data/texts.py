@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def _turns(manifest: Manifest, texts: Texts, kind: str, most: int) -> list[Turn]
     return turns
 
 
-def _without_looking(train: list[Turn], val: list[Turn], answer_only: bool) -> float:
+def _without_looking(train: Sequence[Turn], val: Sequence[Turn], answer_only: bool) -> float:
     overall: Counter[int] = Counter()
     at: dict[tuple[object, int], Counter[int]] = {}
     for question, answer in train:

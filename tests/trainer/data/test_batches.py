@@ -53,7 +53,7 @@ def test_a_batch_across_the_end_has_the_rest_of_one_pass_and_the_start_of_the_ne
 def test_streams_of_a_seed_differ_and_stay() -> None:
     seeds = {stream_seed(42, "init"), stream_seed(42, "order"), stream_seed(42, "dropout"), stream_seed(43, "init")}
     assert len(seeds) == 4
-    assert stream_seed(42, "order") == 1405213391949406290
+    assert stream_seed(42, "order") == 7827107569428156913
 
 
 def test_a_batch_holds_each_frame_once_and_says_where_it_is_shown(data: Data) -> None:

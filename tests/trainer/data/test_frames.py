@@ -42,12 +42,12 @@ def test_a_picture_of_another_size_is_resized() -> None:
 
 
 def test_a_broken_picture_is_told_by_place() -> None:
-    with pytest.raises(DataError, match="^shard.tar: key: a picture cannot be decoded"):
+    with pytest.raises(DataError, match=r"^shard.tar: key: a picture cannot be decoded"):
         decode(b"nothing", 56, "shard.tar: key")
 
 
 def test_a_huge_picture_is_not_decoded() -> None:
-    with pytest.raises(DataError, match="^here: a picture of 9000x1 pixels; at most 8192 a side are decoded"):
+    with pytest.raises(DataError, match=r"^here: a picture of 9000x1 pixels; at most 8192 a side are decoded"):
         decode(encoded((9000, 1)), 56, "here")
 
 

@@ -70,7 +70,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_shards_says_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there are no shards .* `python -m trainer.data.prepare --root"):
+    with pytest.raises(DataError, match=r"there are no shards .* `python -m trainer.data.prepare --root"):
         index_root(tmp_path, tmp_path / "cache")
 
 

@@ -20,10 +20,12 @@ def test_counts_sum_to_the_samples(mix: dict[str, float], samples: int, expected
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(DataError, match="data.mix: 'audio' is no kind; kinds: video, image, text, or a source of one as in"):
+    with pytest.raises(DataError, match=r"data.mix: 'audio' is no kind; kinds: video, image, text, or a source of one as in"):
         counts({"audio": 1.0}, 10)
 
 
 def test_a_kind_beside_its_own_source_is_refused() -> None:
-    with pytest.raises(DataError, match="data.mix: 'image/two_hop' is a part of 'image', which is in the mix too; keep one of them"):
+    with pytest.raises(
+        DataError, match=r"data.mix: 'image/two_hop' is a part of 'image', which is in the mix too; keep one of them"
+    ):
         counts({"image": 0.5, "image/two_hop": 0.5}, 10)

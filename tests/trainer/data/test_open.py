@@ -54,7 +54,9 @@ def test_one_who_never_looks_guesses_digits(config: TrainConfig, world: tuple[Pa
 
 def test_a_mix_the_pool_cannot_give_is_told(config: TrainConfig, world: tuple[Path, Path]) -> None:
     greedy = replace(config, train=replace(config.train, samples=400))
-    with pytest.raises(DataError, match=r"data.mix asks for 120 samples of 'image/one_hop', and there are 25 outside the validation"):
+    with pytest.raises(
+        DataError, match=r"data.mix asks for 120 samples of 'image/one_hop', and there are 25 outside the validation"
+    ):
         open_data(greedy, 42, world[1])
 
 
@@ -66,5 +68,5 @@ def test_an_answer_that_would_be_cut_away_is_told(config: TrainConfig, world: tu
 
 def test_a_folder_that_is_not_there_is_told(config: TrainConfig, world: tuple[Path, Path], tmp_path: Path) -> None:
     nowhere = replace(config, data=replace(config.data, root=str(tmp_path / "nowhere")))
-    with pytest.raises(DataError, match="data.root = .*: there are no shards .*python -m trainer.data.prepare"):
+    with pytest.raises(DataError, match=r"data.root = .*: there are no shards .*python -m trainer.data.prepare"):
         open_data(nowhere, 42, world[1])

@@ -71,7 +71,10 @@ def test_the_content_hash_ignores_key_and_place_but_not_text_or_pictures(tmp_pat
         ([("x.json", b"{")], "x: x.json is not JSON"),
         ([("x.json", b"[]")], "x: x.json is a list, not an object"),
         ([("x.json", b'{"user": "?"}')], "x: x.json has none of assistant, caption, token_ids, chosen_assistant; it has user"),
-        ([("x.json", said(CHAT | {"frame_count": 3})), ("x.000.jpg", JPEG)], "x: frame_count is 3, but the shard has 1 pictures of it"),
+        (
+            [("x.json", said(CHAT | {"frame_count": 3})), ("x.000.jpg", JPEG)],
+            "x: frame_count is 3, but the shard has 1 pictures of it",
+        ),
         ([("x.json", said(CHAT | {"source": 3}))], "x: source is 3, not a name"),
         (
             [("x.json", said(CHAT)), ("y.json", said(CHAT)), ("x.jpg", JPEG)],
@@ -95,7 +98,7 @@ def test_two_samples_of_one_key_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_tar_is_told(tmp_path: Path) -> None:
     path = tmp_path / "bad.tar"
     path.write_bytes(b"hello" * 300)
-    with pytest.raises(DataError, match="bad.tar: not a readable tar file"):
+    with pytest.raises(DataError, match=r"bad.tar: not a readable tar file"):
         list(index(path))
 
 
@@ -104,5 +107,7 @@ def test_a_shard_that_was_cut_is_told(tmp_path: Path) -> None:
     write_shard(path, [(Sample("a", CHAT, (JPEG * 100,)), ".jpg")])
     (entry,) = index(path)
     path.write_bytes(path.read_bytes()[:1024])
-    with pytest.raises(DataError, match=f"has no {entry.length} bytes at 0; the shard is shorter than when its manifest was drawn"):
+    with pytest.raises(
+        DataError, match=f"has no {entry.length} bytes at 0; the shard is shorter than when its manifest was drawn"
+    ):
         read_sample(path, entry.offset, entry.length)

@@ -45,14 +45,14 @@ def test_the_same_recipe_gives_the_same_bytes_and_a_second_call_does_nothing(wor
 
 
 def test_an_interrupted_call_is_finished_by_the_next(tmp_path: Path) -> None:
-    class Interrupted(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop_at_two_hop(line: str) -> None:
         if "two_hop" in line:
-            raise Interrupted
+            raise StoppedError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         make(tmp_path / "data", TEST_RECIPE, tmp_path / "cache", stop_at_two_hop)
     kept = tmp_path / "data" / "shards" / "relay-00.tar"
     before = kept.stat().st_mtime_ns
@@ -63,5 +63,7 @@ def test_an_interrupted_call_is_finished_by_the_next(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_recipe_is_left_alone(world: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match="holds data of another recipe or origin; remove it or give another folder, nothing was changed"):
+    with pytest.raises(
+        ValueError, match="holds data of another recipe or origin; remove it or give another folder, nothing was changed"
+    ):
         make(world[0], replace(TEST_RECIPE, relay=41), world[1], quiet)

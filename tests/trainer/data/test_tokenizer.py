@@ -33,7 +33,9 @@ def chatml(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     fast = Fast(WordLevel(vocab=words, unk_token="<unk>"))
     fast.pre_tokenizer = WhitespaceSplit()
     folder = tmp_path_factory.mktemp("chatml")
-    PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<end>", unk_token="<unk>", chat_template=CHATML).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<end>", unk_token="<unk>", chat_template=CHATML).save_pretrained(
+        folder
+    )
     return load_tokenizer(str(folder), folder)
 
 
@@ -83,7 +85,10 @@ def test_ready_tokens_are_taken_as_they_are(tiny: Tokenizer) -> None:
     ("meta", "message"),
     [
         ({"token_ids": [5, 6], "loss_mask": [1]}, "k: token_ids and loss_mask must be lists of one length, at least 1"),
-        ({"token_ids": [83], "loss_mask": [1]}, "k: token_ids are not all in 0..82: made for another tokenizer than 'tiny/llama'"),
+        (
+            {"token_ids": [83], "loss_mask": [1]},
+            "k: token_ids are not all in 0..82: made for another tokenizer than 'tiny/llama'",
+        ),
         ({"user": "?", "assistant": ""}, "k: user '?' and answer '' must be texts, and the answer not empty"),
     ],
 )
@@ -93,5 +98,7 @@ def test_a_text_that_cannot_be_used_is_told_by_key(tiny: Tokenizer, meta: dict[s
 
 
 def test_a_missing_tokenizer_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"model.language = '.*nowhere': no tokenizer there .*; download the model and give its folder"):
+    with pytest.raises(
+        DataError, match=r"model.language = '.*nowhere': no tokenizer there .*; download the model and give its folder"
+    ):
         load_tokenizer(str(tmp_path / "nowhere"), tmp_path)

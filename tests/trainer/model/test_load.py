@@ -15,7 +15,9 @@ from trainer.model.load import from_pretrained, initial_weights_hash, save_pretr
 from trainer.model.packing import pack
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(encoder="multi_token", tokens_per_frame=4), ModelConfig(coarse_only=True)])
+@pytest.mark.parametrize(
+    "config", [ModelConfig(), ModelConfig(encoder="multi_token", tokens_per_frame=4), ModelConfig(coarse_only=True)]
+)
 def test_a_saved_model_comes_back_the_same(tmp_path: Path, config: ModelConfig) -> None:
     model = small_model(seed=3, **vars(config))
     save_pretrained(model, config, tmp_path / "model")
@@ -26,7 +28,11 @@ def test_a_saved_model_comes_back_the_same(tmp_path: Path, config: ModelConfig) 
 
 
 def test_variants_share_all_the_initial_weights_they_can() -> None:
-    models = [small_model(seed=5), small_model(seed=5, coarse_only=True), small_model(seed=5, encoder="multi_token", tokens_per_frame=4)]
+    models = [
+        small_model(seed=5),
+        small_model(seed=5, coarse_only=True),
+        small_model(seed=5, encoder="multi_token", tokens_per_frame=4),
+    ]
     weights = [dict(model.connector.named_parameters()) for model in models]
     for name in weights[1]:
         assert torch.equal(weights[0][name], weights[1][name])

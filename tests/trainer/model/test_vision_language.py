@@ -50,7 +50,9 @@ def test_a_batch_is_its_samples_one_by_one(settings: dict[str, Any]) -> None:
     alone = [run(model, one_of(batch, i), coarse="measured") for i in range(4)]
     torch.testing.assert_close(together.logits, torch.cat([p.logits for p in alone]))
     if together.coarse_logits is not None:
-        torch.testing.assert_close(together.coarse_logits, torch.cat([p.coarse_logits for p in alone if p.coarse_logits is not None]))
+        torch.testing.assert_close(
+            together.coarse_logits, torch.cat([p.coarse_logits for p in alone if p.coarse_logits is not None])
+        )
 
 
 @every_variant

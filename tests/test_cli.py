@@ -1,0 +1,559 @@
+"""Every command on a small study whose results lie in the database: documents, screens, exit codes, the words of mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate import answers, cli, screens
+from ablate.completion import block, profile, run, sweep
+from ablate.desk import Desk, open_desk
+from ablate.launch import Event, Outcome, Progress, Tick
+from ablate.plan import PlannedJob
+from ablate.runs_toml import read_study
+from db.records import DecisionRecord, JobRecord, Point
+
+STUDY = """
+[study]
+name             = "small"
+asks             = "Which recipe?"
+baseline         = "F3"
+trainer          = { command = "{python} train.py {--key=value}", metrics = { stdout = 'step (?P<step>\\d+) (?P<val_loss>\\S+)' } }
+gpus_per_run     = 2
+hours_per_run    = 0.5
+usd_per_gpu_hour = 2.0
+
+[settings]
+model.frozen = false
+optim.lr     = 0.01
+optim.ratio  = 10.0
+
+[runs]
+F3  = {}
+F1  = { model.frozen = true }
+LR1 = "F3"
+LR2 = { optim.ratio = 100.0 }
+D1  = { from = ["freeze", "lr"], optim.lr = 0.02 }
+
+[seeds]
+every = [42, 43, 44]
+
+[metrics]
+val_loss = { better = "lower", margin = 0.05, noise = 0.02, unit = "nats" }
+
+[sweep1]
+asks    = "How much should we freeze?"
+compare = ["F1", "F3"]
+on      = "val_loss"
+decide.freeze = [
+  ["F1 no worse than F3", "F1", "frozen is as good and cheaper"],
+  ["F3 better than F1",   "F3", "full unfreeze is justified"],
+  ["otherwise",           "F3", "not shown either way"],
+]
+
+[sweep2]
+asks    = "Which ratio?"
+compare = ["LR1", "LR2"]
+on      = "val_loss"
+skip    = { if = "freeze took F1", because = "only the connector learns" }
+decide.lr = [
+  ["LR2 better than LR1", "LR2", "another ratio beats 10:1"],
+  ["otherwise",           "LR1", "10:1 stays"],
+]
+learn = [
+  ["LR2 worse than LR1", "100:1 is too much"],
+  ["LR2 diverged",       "100:1 blows up"],
+]
+
+[blocks]
+1 = ["F3", "F1"]
+2 = ["LR2", "D1"]
+
+[lock]
+after = 2
+
+[profile.tiny]
+study.hours_per_run = 0.1
+"""
+
+FINAL = {"F3": 1.0, "F1": 1.3, "LR2": 1.2}
+NOW = "2026-11-22T12:00:00Z"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the study's file, which is also where commands are typed."""
+    (tmp_path / "runs.toml").write_text(STUDY)
+    (tmp_path / "train.py").write_text("print('step 1 1.0')\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def desk(folder: Path) -> Desk:
+    return open_desk(read_study(folder / "runs.toml"))
+
+
+def write(desk: Desk, *runs: str, state: str = "done", last: float = math.nan) -> None:
+    """One attempt of each job of these runs, ended like this (or "running")."""
+    for job in desk.plan().jobs:
+        if job.run in runs:
+            write_job(desk, job, state, last)
+
+
+def write_job(desk: Desk, job: PlannedJob, state: str, last: float = math.nan) -> None:
+    assert job.key is not None
+    assert job.settings is not None
+    desk.store.save_job(JobRecord(job.key, job.run, job.seed, job.settings, 2, NOW))
+    number = desk.store.claim(job.key, started_at=answers.now(), host="here", gpus=2, code_hash="")
+    assert number is not None
+    final = (FINAL[job.run] if math.isnan(last) else last) + {42: 0.0, 43: 0.01, 44: -0.01}[job.seed]
+    points = [Point(job.key, number, step, "val_loss", final + 1 / step) for step in (1, 10, 100)]
+    points += [
+        Point(job.key, number, 1000, name, value)
+        for name, value in {"val_loss": final, "progress": 0.25, "samples": 960.0}.items()
+    ]
+    desk.store.add_points(job.key, number, points, 0)
+    if state != "running":
+        reason = "Traceback …\nRuntimeError: no space left" if state == "failed" else ""
+        desk.store.end_attempt(job.key, number, state, reason, NOW, 3600.0, {"samples": 960})  # type: ignore[arg-type]  # states as words
+
+
+class Said:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+        return found
+
+
+@pytest.fixture
+def ablate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def typed(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["ablate", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback (most" not in err
+        return Said(int(end.value.code or 0), out, err)
+
+    return typed
+
+
+# ---------------------------------------------------------------- plan
+
+
+def test_plan_lists_every_job_with_what_the_specification_names(folder: Path, ablate: Any) -> None:
+    said = ablate("plan", "--json")
+    assert said.code == 0
+    document = said.document
+    assert (document["study"], document["profile"]) == ("small", "full")
+    assert {job["id"] for job in document["jobs"]} >= {"F3-s42", "F1-s44", "LR2-s43", "D1-s42", "D1-start-s42"}
+    first = document["jobs"][0]
+    wanted = "key id run seed sweep block state reason change gpus gpu_hours cost".split()
+    assert set(wanted) <= set(first)
+    assert first["key"].startswith("F3-s42-")
+    assert (first["sweep"], first["block"], first["state"], first["gpu_hours"], first["cost"]) == (
+        "sweep1",
+        "1",
+        "ready",
+        1.0,
+        2.0,
+    )
+    assert next(job for job in document["jobs"] if job["id"] == "D1-s42")["key"] is None
+
+
+def test_totals_add_up_and_the_chain_goes_through_the_decisions(folder: Path, ablate: Any) -> None:
+    document = ablate("plan", "--json", "--gpus", "4").document
+    totals = document["totals"]
+    assert totals["gpu_hours"] == sum(job["gpu_hours"] for job in document["jobs"]) == 15.0
+    assert totals["cost"] == 30.0
+    assert totals["wall_hours"] == 4.0
+    assert totals["critical_path_hours"] == 1.5
+    assert [id.split("-")[0] for id in totals["critical_path"]] == ["F3", "LR2", "D1"]
+    assert totals["hours_source"] == "declared"
+
+
+def test_plan_of_one_block_has_only_its_jobs(folder: Path, ablate: Any) -> None:
+    assert {job["run"] for job in ablate("plan", "--json", "--block", "1").document["jobs"]} == {"F3", "F1"}
+
+
+def test_finished_jobs_count_as_booked_and_give_their_hours_to_the_others(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3")
+    document = ablate("plan", "--json").document
+    hours = {job["run"]: (job["hours"], job["hours_source"]) for job in document["jobs"]}
+    assert hours["F3"] == (0.5, "booked")
+    assert hours["F1"] == (0.5, "measured")
+    assert document["totals"]["spent_gpu_hours"] == 3.0
+
+
+def test_plan_groups_seeds_says_what_is_waited_for_and_ends_with_the_next_step(folder: Path, ablate: Any) -> None:
+    out = ablate("plan", "--profile", "tiny").out
+    assert "small · tiny · 15 jobs, 2 GPUs each" in out
+    assert "F1        42 43 44  ready" in out
+    assert "waiting: LR2-s42, LR2-s43, LR2-s44: decision freeze is open: it may skip sweep2" in out
+    assert "chain    18 min at least" in out
+    assert out.endswith("Next: ablate launch --profile tiny\n")
+    assert max(map(len, out.splitlines())) <= screens.WIDTH
+
+
+def test_plan_imports_neither_ray_nor_torch_nor_statistics(folder: Path) -> None:
+    script = (
+        "import sys; from ablate import cli\n"
+        "sys.argv = ['ablate', 'plan']\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'ray', 'torch', 'transformers', 'wandb', 'pandas', 'scipy', 'statsmodels', 'alembic', 'plotext', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Next: ablate launch" in done.stdout
+    assert done.stderr == "[]\n"
+
+
+# ---------------------------------------------------------------- decide, explain
+
+
+def test_decide_takes_a_line_for_its_numbers_and_records_it(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", "F1")
+    said = ablate("decide", "sweep1", "--json")
+    assert said.code == 0
+    document = said.document
+    assert document["sweep"] == "sweep1"
+    (made,) = document["decisions"]
+    assert (made["name"], made["status"], made["took"], made["by"]) == ("freeze", "decided", "F3", "rule")
+    compared = made["comparisons"][0]
+    assert set("a b metric holds delta low high margin n_a n_b noise".split()) <= set(compared)
+    assert set(compared["noise"]) == {"sd", "df", "source"}
+    assert desk.store.decisions()["freeze"].took == "F3"
+
+
+def test_decide_draws_one_line_per_comparison_with_its_margin_bar(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", "F1")
+    out = ablate("decide", "sweep1").out
+    assert "freeze took F3" in out
+    assert "full unfreeze is justified" in out
+    line = next(line for line in out.splitlines() if line.strip().startswith("F3 − F1") or line.strip().startswith("F1 − F3"))
+    assert "●" in line
+    assert "3/3" in line
+    assert "val_loss ±0.05, better is left" in out
+    assert max(map(len, out.splitlines())) <= screens.WIDTH
+
+
+def test_decide_without_results_says_what_it_waits_for_and_exits_3(folder: Path, ablate: Any) -> None:
+    said = ablate("decide", "sweep1")
+    assert said.code == 3
+    assert "freeze is open" in said.out
+    assert "F1@42 is ready" in said.out
+    assert said.out.endswith("Next: ablate launch\n")
+
+
+def test_decide_of_all_sweeps_lists_them(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", "F1")
+    document = ablate("decide", "--json").document
+    assert [one["sweep"] for one in document["sweeps"]] == ["sweep1", "sweep2"]
+
+
+def test_a_learn_line_that_holds_is_reported(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", "F1")
+    ablate("decide", "sweep1")
+    write(desk, "LR2")
+    said = ablate("decide", "sweep2", "--json")
+    assert said.code == 0
+    assert [one["say"] for one in said.document["learned"]] == ["100:1 is too much"]
+    out = ablate("decide", "sweep2").out
+    assert "learned: 100:1 is too much" in out
+    assert "1 of 2 learn lines not shown" in out
+
+
+def test_a_person_overrules_with_a_reason(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", "F1")
+    said = ablate("decide", "sweep1", "--take", "F1", "--because", "we have no memory for more", "--json")
+    assert said.code == 0
+    (made,) = said.document["decisions"]
+    assert (made["status"], made["took"], made["by"], made["because"]) == (
+        "overruled",
+        "F1",
+        "person",
+        "we have no memory for more",
+    )
+    assert "decided by a person" in ablate("decide", "sweep1").out
+    states = {job["run"]: job["state"] for job in ablate("plan", "--json").document["jobs"]}
+    assert states["LR2"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep1", "--take", "F1"], "without a reason. Give one: --because"),
+        (["sweep1", "--take", "F9", "--because", "x"], "freeze cannot take 'F9'"),
+        (["--take", "F1", "--because", "x"], "name the sweep: ablate decide SWEEP --take F1"),
+        (["sweep1", "--tree", "lr", "--take", "F1", "--because", "x"], "sweep1 has no tree 'lr'; its trees: freeze"),
+        (["sweep7"], "there is no sweep 'sweep7'. Did you mean"),
+    ],
+)
+def test_what_cannot_be_decided_is_one_line_and_exit_code_2(folder: Path, ablate: Any, words: list[str], message: str) -> None:
+    said = ablate("decide", *words)
+    assert said.code == 2
+    assert said.err.startswith("Error: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_explain_says_each_line_in_plain_words(folder: Path, ablate: Any) -> None:
+    out = " ".join(ablate("explain", "sweep2").out.split())
+    assert "skipped when the decision freeze took F1: only the connector learns" in out
+    assert "when LR2's val_loss is shown to be below F3's, by 0.05 nats or more" in out
+    assert "→ take F3, the baseline: 10:1 stays" in out
+    lines = ablate("explain", "sweep2", "--json").document["trees"][0]["lines"]
+    assert [line["take"] for line in lines] == ["LR2", "F3"]
+
+
+# ---------------------------------------------------------------- status, show, logs
+
+
+def test_status_shows_running_jobs_from_the_database(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3")
+    write(desk, "F1", state="running")
+    document = ablate("status", "--json").document
+    assert document["states"] == {"done": 3, "running": 3, "waiting": 6}
+    assert [(job["id"], job["progress"], job["samples"]) for job in document["running"]][0] == ("F1-s42", 0.25, 960)
+    out = ablate("status").out
+    assert "3 done · 3 running · 6 waiting" in out
+    assert "F1-s42" in out
+    assert "████░░░░░░░░░░░░" in out
+    assert "42: 1   43: 1.01   44: 0.99" in out
+
+
+def test_show_has_what_differs_the_attempts_the_curve_and_the_decisions(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", "F1")
+    ablate("decide", "sweep1")
+    document = ablate("show", "F1", "--json").document
+    assert document["differs"] == [{"setting": "model.frozen", "baseline": False, "value": True}]
+    assert len(document["attempts"]) == 3
+    assert document["curve"]["jobs"]["F1-s42"][-1] == [1000, 1.3]
+    assert [made["name"] for made in document["decisions"]] == ["freeze"]
+    out = ablate("show", "F1@42").out
+    assert "model.frozen  true" in out
+    assert "val_loss [nats] over steps   • F1-s42" in out
+    assert "┤" in out
+    assert "freeze took F3" in out
+    assert max(map(len, out.splitlines())) <= screens.WIDTH
+
+
+def test_show_of_an_alias_is_the_run(folder: Path, ablate: Any) -> None:
+    assert "F3 (also LR1): the baseline" in ablate("show", "LR1").out
+
+
+def test_a_config_s_computed_rates_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "runs.toml").write_text(STUDY)
+    study = read_study(Path(__file__).parents[1] / "runs.toml")
+    rates = answers.derived(study, {**study.settings, "optim.lr": 2e-5, "optim.connector_ratio": 100.0})
+    assert rates["optim.connector_lr"] == pytest.approx(2e-3)
+
+
+def test_a_metric_nobody_measured_is_refused_with_those_there_are(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3")
+    said = ablate("show", "F3", "--metric", "val_los")
+    assert said.code == 2
+    assert said.err == "Error: --metric 'val_los' was never measured here. Did you mean \"val_loss\"?\n"
+
+
+def test_logs_print_the_end_of_the_last_attempt_s_log(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3")
+    key = next(job.key for job in desk.plan().jobs if job.id == "F3-s42")
+    log = desk.folders.log(str(key), 1)
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {number}\n" for number in range(100)))
+    assert ablate("logs", "F3@42", "-n", "2").out.splitlines()[1:] == ["line 98", "line 99"]
+    assert ablate("logs", key, "-n", "1", "--json").document["logs"][0]["lines"] == ["line 99"]
+
+
+def test_logs_of_what_has_not_run_say_so(folder: Path, ablate: Any) -> None:
+    said = ablate("logs", "LR2@42")
+    assert said.code == 2
+    assert said.err.startswith("Error: nothing has run yet, so there is no log: LR2-s42 is waiting (decision freeze is open")
+
+
+# ---------------------------------------------------------------- launch
+
+
+def test_a_dry_run_starts_nothing_and_says_the_order(folder: Path, ablate: Any) -> None:
+    said = ablate("launch", "--dry-run", "--json", "--block", "1")
+    assert said.code == 0
+    assert [job["id"] for job in said.document["starts"]] == ["F3-s42", "F1-s42", "F3-s43", "F1-s43", "F3-s44", "F1-s44"]
+    out = ablate("launch", "--dry-run").out
+    assert "would start, in this order" in out
+    assert "later    LR2-s42, LR2-s43, LR2-s44: decision freeze is open" in out
+
+
+def test_launch_here_wants_exactly_one_job_that_may_start(folder: Path, ablate: Any) -> None:
+    said = ablate("launch", "--here", "--run", "F3")
+    assert (said.code, said.err) == (
+        2,
+        "Error: --here trains exactly one job; name it with --run RUN@SEED (F3@42, F3@43, F3@44)\n",
+    )
+    said = ablate("launch", "--here", "--run", "LR2@42")
+    assert said.err == "Error: LR2-s42 is waiting: decision freeze is open: it may skip sweep2\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["launch", "--run", "F33"], "there is no run or job 'F33'. Did you mean \"F3\"?"),
+        (["show", "F3@7"], "F3 has no seed '7'; it has 42, 43, 44"),
+        (["plan", "--block", "9"], "there is no block '9'; blocks: 1, 2"),
+        (["plan", "--study", "nowhere.toml"], "nowhere.toml"),
+        (["plan", "--profile", "tny"], "tiny"),
+        (["plan", "--gpus", "1"], "1 GPUs: F3-s42 needs 2."),
+        (["lock", "--lift", "--because", "x"], "nothing is locked (profile full)"),
+        (["init", "runs.toml"], "runs.toml exists already"),
+        (["plan", "--nonsense"], "No such option: --nonsense"),
+        (["status", "--json", "--gpus"], "No such option: --gpus"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback_and_exits_2(folder: Path, ablate: Any, words: list[str], message: str) -> None:
+    said = ablate(*words)
+    assert said.code == 2
+    assert message in said.err
+    assert said.out == ""
+
+
+def test_away_from_a_terminal_a_launch_is_told_line_by_line(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(screens, "LINE_EVERY_S", 0.0)
+    write(desk, "F3", state="running")
+    with screens.launch_watcher(desk, answers.dry_run(desk, "", (), 4), quiet=False) as watcher:
+        watcher.event(Event("started", "F3-s42: the baseline"))
+        watcher.tick(Tick(desk.plan(), (Progress("F3-s42", 0.5, 4800, 1.25, 30.0, 30.0),), 60.0, 0.03))
+        watcher.ask_to_stop("stop")
+        assert watcher.stop_asked() == "stop"
+    out = capsys.readouterr().out
+    assert "to come  15 jobs · 15.0 GPU-hours · $30.00 · 4.0 h on 4 GPUs (hours as declared)" in out
+    assert "started  F3-s42: the baseline" in out
+    assert "progress 3 running · 3 ready · 6 waiting · 0.017 GPU-hours · $0.03" in out
+    assert "F3-s42: 50%, 4,800 samples, loss 1.25, since 30 s, 30 s left" in out
+
+
+def test_a_launch_ends_with_states_decisions_and_what_waits(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        write(desk, "F3", state="failed")
+    document = answers.outcome(desk, Outcome(desk.plan(), None, ("decision 'freeze' (sweep1) is open",)))
+    assert document["exit_code"] == 1
+    screens.outcome(document)
+    out = capsys.readouterr().out
+    assert "3 ready · 6 waiting · 3 failed" in out
+    assert "failed   F3-s42: 3 attempts failed, the last one: Traceback …\nRuntimeError: no space left" in out
+    assert "waits    decision 'freeze' (sweep1) is open" in out
+    assert out.endswith("Next: ablate logs F3@42\n")
+
+
+# ---------------------------------------------------------------- lock, init, rebuild, help
+
+
+def all_decided(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", "F1")
+    ablate("decide", "sweep1")
+    write(desk, "LR2")
+    ablate("decide", "sweep2")
+    write(desk, "D1", last=0.9)
+
+
+def test_the_lock_says_where_each_key_came_from_and_can_be_lifted(desk: Desk, ablate: Any) -> None:
+    said = ablate("lock")
+    assert said.code == 3
+    assert "not locked yet" in said.out
+    all_decided(desk, ablate)
+    said = ablate("lock", "--json")
+    assert said.code == 0
+    document = said.document
+    assert document["locked"]
+    assert document["settings"]["model.frozen"] is False
+    assert set(document["settings"]) == set(document["sources"])
+    assert "provisional until it is confirmed" in " ".join(ablate("lock").out.split())
+    refused = ablate("decide", "sweep1", "--take", "F1", "--because", "x")
+    assert refused.code == 2
+    assert "the study is locked since" in refused.err
+    assert (
+        ablate("lock", "--lift").err
+        == 'Error: lifting a lock needs a reason that can be read later: ablate lock --lift --because "…"\n'
+    )
+    lifted = ablate("lock", "--lift", "--because", "a bug in D1")
+    assert lifted.code == 0
+    assert "lifted   a bug in D1" in lifted.out
+    assert desk.store.lock() is None
+
+
+def test_init_writes_a_first_study_that_can_be_planned(folder: Path, ablate: Any) -> None:
+    said = ablate("init", "new/runs.toml")
+    assert said.code == 0
+    assert said.out == "new/runs.toml written. Next: ablate plan --study new/runs.toml\n"
+    assert read_study(folder / "new" / "runs.toml").runs
+
+
+def test_rebuild_without_outputs_says_so(folder: Path, ablate: Any) -> None:
+    said = ablate("rebuild")
+    assert said.code == 2
+    assert "nothing to rebuild" in said.err
+
+
+@pytest.mark.parametrize("command", ["plan", "launch", "decide", "explain", "status", "show", "logs", "lock", "init", "rebuild"])
+def test_help_has_an_example(ablate: Any, command: str) -> None:
+    said = ablate(command, "--help")
+    assert said.code == 0
+    assert f"Example: ablate {command}" in " ".join(said.out.split())
+
+
+def test_names_of_the_study_are_completed(folder: Path) -> None:
+    class Context:
+        def __init__(self, **params: Any) -> None:
+            self.params = params
+
+    here: Any = Context()
+    assert [word for word, _ in run(here, "LR")] == ["LR2", "LR1", "LR2@42", "LR2@43", "LR2@44"]
+    assert sweep(here, "sweep2") == [("sweep2", "Which ratio?")]
+    assert block(here, "") == [("1", "F3, F1"), ("2", "LR2, D1")]
+    assert [word for word, _ in profile(here, "")] == ["full", "tiny"]
+    nowhere: Any = Context(study=Path("nowhere.toml"))
+    assert run(nowhere, "") == []
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def compared(delta: float | None, low: float | None, high: float | None, holds: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"delta": delta, "low": low, "high": high, "margin": 0.1, "holds": list(holds), "tost_low": None, "tost_high": None}
+
+
+@pytest.mark.parametrize(
+    ("comparison", "bar"),
+    [
+        (compared(0.0, -0.05, 0.05), "    ┊  ──●──  ┊    "),
+        (compared(0.15, 0.1, 0.2), "    ┊    │    ┼──●─"[:19]),
+        (compared(None, None, None), ""),
+        (compared(-0.1, None, None), "    ●    │    ┊    "),
+    ],
+)
+def test_a_margin_bar_has_zero_in_its_middle(comparison: dict[str, Any], bar: str) -> None:
+    drawn = screens.margin_bar(comparison)
+    assert len(drawn) in (0, screens.BAR)
+    if bar:
+        assert drawn.index("●") == bar.index("●") or abs(drawn.index("●") - bar.index("●")) <= 1
+        assert drawn[screens.BAR // 2] in "│●┼"
+
+
+def test_numbers_that_are_not_finite_become_null() -> None:
+    made = DecisionRecord("t", "s", "decided", "F3", "", {}, "", "rule", NOW, comparisons=({"low": -math.inf, "p": math.nan},))
+    assert answers.plain(answers.decision(made))["comparisons"] == [{"low": None, "p": None}]

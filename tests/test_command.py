@@ -1,0 +1,233 @@
+"""Scripts that know nothing of ablate, run for real through their command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate.command import Metrics, flat, render
+from ablate.study import UserError
+from tests.conftest import REPOSITORY, alive, repository_environment, until
+
+SETTINGS = {
+    "optim": {"lr": 1e-4},
+    "model": {"deep": True, "name": "two words; $HOME"},
+    "data": {"mix": {"video": 0.5, "image": 0.5}},
+}
+JOB = {"settings": SETTINGS, "seed": 42, "resume_from": ""}
+
+
+def folder_of(place: Path, command: str, stdout: str = "", file: str = "", **job: Any) -> Path:
+    folder = place / "attempt of a job"
+    folder.mkdir()
+    trainer = {"command": command, "stdout": stdout, "metrics_file": file}
+    (folder / "config.json").write_text(json.dumps({**JOB, "attempt": 2, "trainer": trainer, **job}))
+    return folder
+
+
+def script(place: Path, code: str) -> None:
+    (place / "train.py").write_text(code)
+
+
+def start(folder: Path, rank: int = 0) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ablate.command", str(folder)],
+        cwd=folder.parent,
+        env={**repository_environment(), "RANK": str(rank), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(folder: Path, rank: int = 0) -> tuple[int, str]:
+    """Exit code and everything written."""
+    process = start(folder, rank)
+    output, _ = process.communicate(timeout=30)
+    return process.returncode, output
+
+
+def measured(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(point["attempt"] == 2 for point in points)
+    return [(point["step"], point["metrics"]) for point in points]
+
+
+def result(folder: Path) -> dict[str, Any] | None:
+    path = folder / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("train --lr {optim.lr}", ["train", "--lr", "0.0001"]),
+        ("train --deep={model.deep} --mix={data.mix}", ["train", "--deep=true", '--mix={"video": 0.5, "image": 0.5}']),
+        ("train {model.name}", ["train", "two words; $HOME"]),
+        ("train '--note=a b' --seed={seed}", ["train", "--note=a b", "--seed=42"]),
+        ("{python} {folder}/x", [sys.executable, "/f/x"]),
+        ("train --from={resume_from} now", ["train", "now"]),
+        (
+            "train {--key=value}",
+            [
+                "train",
+                "--optim.lr=0.0001",
+                "--model.deep=true",
+                "--model.name=two words; $HOME",
+                "--data.mix.video=0.5",
+                "--data.mix.image=0.5",
+            ],
+        ),
+    ],
+)
+def test_a_template_becomes_words_and_no_shell_reads_them(template: str, words: list[str]) -> None:
+    assert render(template, JOB, Path("/f")) == words
+
+
+def test_a_checkpoint_to_resume_from_is_named_once_there_is_one() -> None:
+    assert render("train --from={resume_from}", {**JOB, "resume_from": "/c p/8"}, Path("/f")) == ["train", "--from=/c p/8"]
+
+
+def test_a_template_that_names_what_is_not_there_is_a_users_mistake() -> None:
+    with pytest.raises(UserError, match=r"^trainer\.command: there is no \{optim\.lrr\}; did you mean \{optim\.lr\}\?$"):
+        render("train {optim.lrr}", JOB, Path("/f"))
+    with pytest.raises(UserError, match="cannot be split into words: No closing quotation"):
+        render("train 'x", JOB, Path("/f"))
+    with pytest.raises(UserError, match="trainer.command is empty"):
+        render(" ", JOB, Path("/f"))
+
+
+def test_tables_and_their_leaves_have_dotted_names() -> None:
+    assert flat({"a": {"b": {"c": 1}}, "d": [2]}) == ({"a.b.c": 1, "d": [2]}, {"a": {"b": {"c": 1}}, "a.b": {"c": 1}})
+
+
+def test_numbers_in_the_output_become_metrics_and_the_output_is_kept(tmp_path: Path) -> None:
+    code = "import sys\nprint(sys.argv[1])\nfor n in (10, 20): print(f'step {n}: loss {1 / n} val nan' if n == 10 else f'step {n}: loss 0.05')"
+    script(tmp_path, code)
+    folder = folder_of(
+        tmp_path, "{python} train.py {model.name}", r"step (?P<step>\d+): loss (?P<loss>\S+)(?: val (?P<val_loss__video>\S+))?"
+    )
+    code_, output = run(folder)
+    assert (code_, output) == (0, "two words; $HOME\nstep 10: loss 0.1 val nan\nstep 20: loss 0.05\n")
+    (first, values), second = measured(folder)
+    assert (first, values["loss"], str(values["val_loss/video"])) == (10, 0.1, "nan")
+    assert second == (20, {"loss": 0.05})
+    ended = result(folder)
+    assert ended is not None
+    assert (ended["outcome"], ended["reason"]) == ("diverged", "val_loss/video was nan at step 10")
+
+
+def test_a_command_that_ends_well_is_done(tmp_path: Path) -> None:
+    script(tmp_path, "print('accuracy 0.25')\nprint('accuracy 0.5')")
+    folder = folder_of(tmp_path, "{python} train.py", r"accuracy (?P<accuracy>\S+)")
+    assert run(folder)[0] == 0
+    assert measured(folder) == [(1, {"accuracy": 0.25}), (2, {"accuracy": 0.5})]
+    ended = result(folder)
+    assert ended is not None
+    assert (ended["outcome"], ended["reason"]) == ("done", "")
+
+
+def test_metrics_can_come_from_a_json_lines_file(tmp_path: Path) -> None:
+    script(
+        tmp_path,
+        "import sys, json, time\n"
+        "log = open(sys.argv[1], 'a')\n"
+        "log.write(json.dumps({'step': 5, 'loss': float('inf'), 'note': 'x', 'ok': True}) + '\\n')\n"
+        "log.write('garbage\\n')\n"
+        "log.write(json.dumps({'step': 6, 'loss': 0.5}))",
+    )
+    folder = folder_of(tmp_path, "{python} train.py {folder}/log.jsonl", file="log.jsonl")
+    assert run(folder) == (0, "ablate: not a JSON object, skipped: 'garbage'\n")
+    assert measured(folder) == [(5, {"loss": float("inf")}), (6, {"loss": 0.5})]
+    assert (result(folder) or {})["outcome"] == "done"
+
+
+def test_metrics_in_a_file_are_seen_while_the_command_runs(tmp_path: Path) -> None:
+    script(tmp_path, "import sys, time\nopen(sys.argv[1], 'w').write('{\"step\": 1, \"loss\": 2}\\n')\ntime.sleep(60)")
+    folder = folder_of(tmp_path, "{python} train.py {folder}/log.jsonl", file="log.jsonl")
+    process = start(folder)
+    until(lambda: (folder / "metrics.jsonl").exists() and measured(folder) == [(1, {"loss": 2.0})])
+    process.terminate()
+    assert process.wait() == 143
+
+
+def test_a_command_that_fails_has_no_result_and_its_exit_code_is_kept(tmp_path: Path) -> None:
+    script(tmp_path, "print('loss 1')\nraise SystemExit(3)")
+    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>\S+)")
+    assert run(folder)[0] == 3
+    assert result(folder) is None
+
+
+def test_a_command_that_measures_nothing_has_failed(tmp_path: Path) -> None:
+    script(tmp_path, "print('done')")
+    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>\S+)")
+    assert run(folder) == (1, "done\nablate: the command ended well, but no line of its output matches 'loss (?P<loss>\\\\S+)'\n")
+    assert result(folder) is None
+
+
+def test_a_command_that_is_not_there_has_failed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "no-such-trainer", r"loss (?P<loss>\S+)")
+    assert run(folder) == (127, "cannot run 'no-such-trainer': No such file or directory\n")
+
+
+def test_a_stopped_command_may_save_and_has_not_ended_even_if_it_leaves_with_zero(tmp_path: Path) -> None:
+    script(
+        tmp_path,
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (open('saved', 'w').close(), sys.exit(0)))\n"
+        "print('loss 1', flush=True)\n"
+        "time.sleep(60)",
+    )
+    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>\S+)")
+    process = start(folder)
+    until(lambda: (folder / "metrics.jsonl").exists() and measured(folder))
+    process.terminate()
+    assert process.wait(10) == 143
+    assert (tmp_path / "saved").exists()
+    assert result(folder) is None
+
+
+def test_a_command_does_not_outlive_its_rank(tmp_path: Path) -> None:
+    script(tmp_path, "import os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(60)")
+    folder = folder_of(tmp_path, "{python} train.py", r"pid (?P<pid>\d+)")
+    process = start(folder)
+    until(lambda: (folder / "metrics.jsonl").exists() and measured(folder))
+    pid = int(measured(folder)[0][1]["pid"])
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert until(lambda: not alive(pid)) < 1.0
+
+
+def test_only_the_first_rank_keeps_the_folder(tmp_path: Path) -> None:
+    script(tmp_path, "print('loss 1')")
+    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>\S+)")
+    assert run(folder, rank=1) == (0, "loss 1\n")
+    assert not (folder / "metrics.jsonl").exists()
+    assert result(folder) is None
+
+
+def test_a_number_that_is_none_was_not_measured(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, 2)
+    metrics.read_json('{"step": 3, "loss": "n/a", "flag": true, "rate": "1e-3"}')
+    assert measured(tmp_path) == [(3, {"rate": 0.001})]
+
+
+def test_the_unrelated_example_runs_by_its_own_command_line(tmp_path: Path) -> None:
+    from ablate.runs_toml import read_study
+    from ablate.study import nested
+
+    study = read_study(REPOSITORY / "examples/unrelated/runs.toml")
+    folder = folder_of(tmp_path, study.trainer.command, study.trainer.stdout, settings=nested(study.settings))
+    (tmp_path / "fit.py").symlink_to(REPOSITORY / "examples/unrelated/fit.py")
+    code, output = run(folder)
+    assert code == 0, output
+    assert output.startswith("two rings: 20 trees of depth 2\n")
+    assert [step for step, _ in measured(folder)] == list(range(1, 21))
+    assert 0.5 < measured(folder)[-1][1]["accuracy"] < 1.0
