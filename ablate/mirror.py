@@ -400,8 +400,8 @@ def _listen(stop: threading.Event) -> None:
     """Set `stop` when the launcher says so; end at once when it is gone without a word: the next mirror goes on."""
 
     def listen() -> None:
-        for line in sys.stdin.buffer:
-            if line == FINISH:
+        while said := os.read(0, 64):  # unbuffered: a thread inside sys.stdin makes the interpreter abort when it ends
+            if FINISH in said:
                 stop.set()
         log.error("the launcher is gone; the next one mirrors what is missing")
         os._exit(1)

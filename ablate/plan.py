@@ -317,7 +317,12 @@ def _state(study: Study, tried: tuple[AttemptRecord, ...], gate: _Gate | None, w
 def _change(study: Study, run: Run) -> str:
     if run.name == study.baseline:
         return "the baseline"
-    return ", ".join(f"{name} = {as_toml(value)}" for name, value in run.changes.items()) or "nothing"
+    return (
+        ", ".join(
+            f"{name} = {f'{value:g}' if isinstance(value, float) else as_toml(value)}" for name, value in run.changes.items()
+        )
+        or "nothing"
+    )
 
 
 def _order(study: Study) -> Callable[[PlannedJob], tuple[int, int, int, bool]]:

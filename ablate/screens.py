@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -358,7 +358,9 @@ def decide(answer: Answer) -> None:
     """Per tree the line taken and its numbers; the learn lines that hold; the price of what was not shown."""
     console = _console()
     _title(console, answer, "decisions")
-    for sweep in answers.sweeps_in(answer):
+    for number, sweep in enumerate(answers.sweeps_in(answer)):
+        if number:
+            console.print()
         _sweep(console, sweep)
     _next(console, answer)
 
@@ -374,7 +376,7 @@ def _sweep(console: Console, sweep: Answer) -> None:
         if made["price"]:
             console.print(_indented(f"not shown: {made['price']}", 4))
     for learned in sweep["learned"]:
-        console.print(_indented(Group(Text(f"learned: {learned['say']}"), Text(f"because {learned['text']}", style="dim")), 2))
+        console.print(_indented(Text.assemble(("learned: ", "bold"), f"{learned['say']}", (f"  ({learned['text']})", "dim")), 2))
         drawn += _comparisons(console, learned["comparisons"])
     quiet = sweep["learn_lines"] - len(sweep["learned"])
     if quiet and not sweep["open"] and not sweep["skipped_because"]:
@@ -383,7 +385,6 @@ def _sweep(console: Console, sweep: Answer) -> None:
         console.print(_indented(_labelled("waiting", why), 2))
     if drawn:
         console.print(_indented(_legend(drawn), 4), style="dim")
-    console.print()
 
 
 def _decision(made: Answer) -> RenderableType:
@@ -460,7 +461,7 @@ def _legend(comparisons: Sequence[Answer]) -> str:
 def _decision_table(decisions: Sequence[Answer]) -> Table:
     table = _table("decision", "sweep", "status", "took", "because")
     for made in decisions:
-        table.add_row(made["name"], made["sweep"], _state(made["status"]), made["took"] or "–", _short(made["because"], 90))
+        table.add_row(made["name"], made["sweep"], _state(made["status"]), made["took"] or "–", _short(made["because"], 62))
     return table
 
 
@@ -654,29 +655,32 @@ def _fact(value: Any) -> str:
     return value[:8] if isinstance(value, str) and len(value) >= 32 else str(value)
 
 
+SIGNS = "•×+o*#@%&="
+"""What draws the points of each seed."""
+
+
 def curve_plot(curve: Mapping[str, Any], width: int = WIDTH - 4, height: int = 16) -> str:
     """The curves of a run's jobs in one frame, a sign per seed; without colour codes."""
     import plotext
 
+    curves = {job: [(step, value) for step, value in points if value is not None] for job, points in curve["jobs"].items()}
+    curves = {job: points for job, points in curves.items() if points}
+    if not curves:
+        return f"{curve['metric']}: no finite value"
     figure = plotext.figure
     figure.clear()
     figure.plot_size(width, height)
-    signs = "•×+o*#@%&="
-    named = []
-    for number, (job, points) in enumerate(curve["jobs"].items()):
-        known = [(step, value) for step, value in points if value is not None]
-        if not known:
-            continue
-        sign = signs[number % len(signs)]
-        signal = figure.signal([step for step, _ in known], [value for _, value in known], marker=sign)
-        if len(known) > 1:
+    for sign, points in zip(cycle(SIGNS), curves.values(), strict=False):
+        signal = figure.signal([step for step, _ in points], [value for _, value in points], marker=sign)
+        if len(points) > 1:
             signal.lines()
         figure.draw(signal)
-        named.append(f"{sign} {job}")
-    if not named:
-        return f"{curve['metric']}: no finite value"
+    steps = [step for points in curves.values() for step, _ in points]
+    marks = sorted({round(min(steps) + part * (max(steps) - min(steps)) / 4) for part in range(5)})
+    figure.ruler(0, 0).ticks(marks, [f"{mark:,}" for mark in marks])
     unit = f" [{curve['unit']}]" if curve["unit"] else ""
-    figure.title(f"{curve['metric']}{unit} over steps   {'   '.join(named)}")
+    named = "   ".join(f"{sign} {job}" for sign, job in zip(cycle(SIGNS), curves, strict=False))
+    figure.title(f"{curve['metric']}{unit} over steps   {named}")
     drawn: str = figure.build().string(colorless=True)
     return "\n".join(line.rstrip() for line in drawn.splitlines())
 
@@ -741,10 +745,11 @@ def lock(answer: Answer) -> None:
 
 
 def _lock_line(held: Answer) -> str:
+    changes = ", ".join(f"{name} = {_toml(held['settings'][name])} ({held['sources'][name]})" for name in held["changed"])
+    recipe = f"the baseline with {changes}" if changes else "the baseline, unchanged"
     trained = f"trained as {held['trained_as']}" if held["trained_as"] else "this combination was never trained"
     provisional = "; provisional until it is confirmed on fresh seeds" if held["provisional"] else ""
-    changed = ", ".join(f"{name} = {_toml(held['settings'][name])} ({held['sources'][name]})" for name in held["changed"])
-    return f"config {held['hash'][:MOST_REASONS]}: the baseline{' with ' + changed if changed else ', unchanged'}; {trained}{provisional}"
+    return f"config {held['hash'][:12]}: {recipe}; {trained}{provisional}"
 
 
 def rebuild(answer: Answer) -> None:

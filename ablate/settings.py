@@ -309,8 +309,6 @@ def as_toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {as_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
     if isinstance(value, date | time):
         text = value.isoformat()

@@ -24,7 +24,7 @@ STUDY = """
 name             = "small"
 asks             = "Which recipe?"
 baseline         = "F3"
-trainer          = { command = "{python} train.py {--key=value}", metrics = { stdout = 'step (?P<step>\\d+) (?P<val_loss>\\S+)' } }
+trainer          = { command = "{python} train.py {--key=value}", metrics = { file = "log.jsonl" } }
 gpus_per_run     = 2
 hours_per_run    = 0.5
 usd_per_gpu_hour = 2.0
@@ -138,7 +138,10 @@ class Said:
 
 
 @pytest.fixture
-def ablate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def ablate(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Types a command in the study's folder."""
+    assert Path.cwd() == folder
+
     def typed(*words: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["ablate", *words])
         capsys.readouterr()
@@ -154,14 +157,14 @@ def ablate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 # ---------------------------------------------------------------- plan
 
 
-def test_plan_lists_every_job_with_what_the_specification_names(folder: Path, ablate: Any) -> None:
+def test_plan_lists_every_job_with_what_the_specification_names(ablate: Any) -> None:
     said = ablate("plan", "--json")
     assert said.code == 0
     document = said.document
     assert (document["study"], document["profile"]) == ("small", "full")
     assert {job["id"] for job in document["jobs"]} >= {"F3-s42", "F1-s44", "LR2-s43", "D1-s42", "D1-start-s42"}
     first = document["jobs"][0]
-    wanted = "key id run seed sweep block state reason change gpus gpu_hours cost".split()
+    wanted = ["key", "id", "run", "seed", "sweep", "block", "state", "reason", "change", "gpus", "gpu_hours", "cost"]
     assert set(wanted) <= set(first)
     assert first["key"].startswith("F3-s42-")
     assert (first["sweep"], first["block"], first["state"], first["gpu_hours"], first["cost"]) == (
@@ -174,7 +177,7 @@ def test_plan_lists_every_job_with_what_the_specification_names(folder: Path, ab
     assert next(job for job in document["jobs"] if job["id"] == "D1-s42")["key"] is None
 
 
-def test_totals_add_up_and_the_chain_goes_through_the_decisions(folder: Path, ablate: Any) -> None:
+def test_totals_add_up_and_the_chain_goes_through_the_decisions(ablate: Any) -> None:
     document = ablate("plan", "--json", "--gpus", "4").document
     totals = document["totals"]
     assert totals["gpu_hours"] == sum(job["gpu_hours"] for job in document["jobs"]) == 15.0
@@ -185,7 +188,7 @@ def test_totals_add_up_and_the_chain_goes_through_the_decisions(folder: Path, ab
     assert totals["hours_source"] == "declared"
 
 
-def test_plan_of_one_block_has_only_its_jobs(folder: Path, ablate: Any) -> None:
+def test_plan_of_one_block_has_only_its_jobs(ablate: Any) -> None:
     assert {job["run"] for job in ablate("plan", "--json", "--block", "1").document["jobs"]} == {"F3", "F1"}
 
 
@@ -198,7 +201,7 @@ def test_finished_jobs_count_as_booked_and_give_their_hours_to_the_others(desk: 
     assert document["totals"]["spent_gpu_hours"] == 3.0
 
 
-def test_plan_groups_seeds_says_what_is_waited_for_and_ends_with_the_next_step(folder: Path, ablate: Any) -> None:
+def test_plan_groups_seeds_says_what_is_waited_for_and_ends_with_the_next_step(ablate: Any) -> None:
     out = ablate("plan", "--profile", "tiny").out
     assert "small · tiny · 15 jobs, 2 GPUs each" in out
     assert "F1        42 43 44  ready" in out
@@ -208,7 +211,8 @@ def test_plan_groups_seeds_says_what_is_waited_for_and_ends_with_the_next_step(f
     assert max(map(len, out.splitlines())) <= screens.WIDTH
 
 
-def test_plan_imports_neither_ray_nor_torch_nor_statistics(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_plan_imports_neither_ray_nor_torch_nor_statistics() -> None:
     script = (
         "import sys; from ablate import cli\n"
         "sys.argv = ['ablate', 'plan']\n"
@@ -234,7 +238,7 @@ def test_decide_takes_a_line_for_its_numbers_and_records_it(desk: Desk, ablate: 
     (made,) = document["decisions"]
     assert (made["name"], made["status"], made["took"], made["by"]) == ("freeze", "decided", "F3", "rule")
     compared = made["comparisons"][0]
-    assert set("a b metric holds delta low high margin n_a n_b noise".split()) <= set(compared)
+    assert {"a", "b", "metric", "holds", "delta", "low", "high", "margin", "n_a", "n_b", "noise"} <= set(compared)
     assert set(compared["noise"]) == {"sd", "df", "source"}
     assert desk.store.decisions()["freeze"].took == "F3"
 
@@ -251,7 +255,7 @@ def test_decide_draws_one_line_per_comparison_with_its_margin_bar(desk: Desk, ab
     assert max(map(len, out.splitlines())) <= screens.WIDTH
 
 
-def test_decide_without_results_says_what_it_waits_for_and_exits_3(folder: Path, ablate: Any) -> None:
+def test_decide_without_results_says_what_it_waits_for_and_exits_3(ablate: Any) -> None:
     said = ablate("decide", "sweep1")
     assert said.code == 3
     assert "freeze is open" in said.out
@@ -303,7 +307,7 @@ def test_a_person_overrules_with_a_reason(desk: Desk, ablate: Any) -> None:
         (["sweep7"], "there is no sweep 'sweep7'. Did you mean"),
     ],
 )
-def test_what_cannot_be_decided_is_one_line_and_exit_code_2(folder: Path, ablate: Any, words: list[str], message: str) -> None:
+def test_what_cannot_be_decided_is_one_line_and_exit_code_2(ablate: Any, words: list[str], message: str) -> None:
     said = ablate("decide", *words)
     assert said.code == 2
     assert said.err.startswith("Error: ")
@@ -311,7 +315,7 @@ def test_what_cannot_be_decided_is_one_line_and_exit_code_2(folder: Path, ablate
     assert said.err.count("\n") == 1
 
 
-def test_explain_says_each_line_in_plain_words(folder: Path, ablate: Any) -> None:
+def test_explain_says_each_line_in_plain_words(ablate: Any) -> None:
     out = " ".join(ablate("explain", "sweep2").out.split())
     assert "skipped when the decision freeze took F1: only the connector learns" in out
     assert "when LR2's val_loss is shown to be below F3's, by 0.05 nats or more" in out
@@ -328,7 +332,7 @@ def test_status_shows_running_jobs_from_the_database(desk: Desk, ablate: Any) ->
     write(desk, "F1", state="running")
     document = ablate("status", "--json").document
     assert document["states"] == {"done": 3, "running": 3, "waiting": 6}
-    assert [(job["id"], job["progress"], job["samples"]) for job in document["running"]][0] == ("F1-s42", 0.25, 960)
+    assert next((job["id"], job["progress"], job["samples"]) for job in document["running"]) == ("F1-s42", 0.25, 960)
     out = ablate("status").out
     assert "3 done · 3 running · 6 waiting" in out
     assert "F1-s42" in out
@@ -352,7 +356,7 @@ def test_show_has_what_differs_the_attempts_the_curve_and_the_decisions(desk: De
     assert max(map(len, out.splitlines())) <= screens.WIDTH
 
 
-def test_show_of_an_alias_is_the_run(folder: Path, ablate: Any) -> None:
+def test_show_of_an_alias_is_the_run(ablate: Any) -> None:
     assert "F3 (also LR1): the baseline" in ablate("show", "LR1").out
 
 
@@ -380,7 +384,7 @@ def test_logs_print_the_end_of_the_last_attempt_s_log(desk: Desk, ablate: Any) -
     assert ablate("logs", key, "-n", "1", "--json").document["logs"][0]["lines"] == ["line 99"]
 
 
-def test_logs_of_what_has_not_run_say_so(folder: Path, ablate: Any) -> None:
+def test_logs_of_what_has_not_run_say_so(ablate: Any) -> None:
     said = ablate("logs", "LR2@42")
     assert said.code == 2
     assert said.err.startswith("Error: nothing has run yet, so there is no log: LR2-s42 is waiting (decision freeze is open")
@@ -389,7 +393,7 @@ def test_logs_of_what_has_not_run_say_so(folder: Path, ablate: Any) -> None:
 # ---------------------------------------------------------------- launch
 
 
-def test_a_dry_run_starts_nothing_and_says_the_order(folder: Path, ablate: Any) -> None:
+def test_a_dry_run_starts_nothing_and_says_the_order(ablate: Any) -> None:
     said = ablate("launch", "--dry-run", "--json", "--block", "1")
     assert said.code == 0
     assert [job["id"] for job in said.document["starts"]] == ["F3-s42", "F1-s42", "F3-s43", "F1-s43", "F3-s44", "F1-s44"]
@@ -398,7 +402,7 @@ def test_a_dry_run_starts_nothing_and_says_the_order(folder: Path, ablate: Any) 
     assert "later    LR2-s42, LR2-s43, LR2-s44: decision freeze is open" in out
 
 
-def test_launch_here_wants_exactly_one_job_that_may_start(folder: Path, ablate: Any) -> None:
+def test_launch_here_wants_exactly_one_job_that_may_start(ablate: Any) -> None:
     said = ablate("launch", "--here", "--run", "F3")
     assert (said.code, said.err) == (
         2,
@@ -423,7 +427,7 @@ def test_launch_here_wants_exactly_one_job_that_may_start(folder: Path, ablate: 
         (["status", "--json", "--gpus"], "No such option: --gpus"),
     ],
 )
-def test_a_mistake_is_told_without_a_traceback_and_exits_2(folder: Path, ablate: Any, words: list[str], message: str) -> None:
+def test_a_mistake_is_told_without_a_traceback_and_exits_2(ablate: Any, words: list[str], message: str) -> None:
     said = ablate(*words)
     assert said.code == 2
     assert message in said.err
@@ -503,7 +507,7 @@ def test_init_writes_a_first_study_that_can_be_planned(folder: Path, ablate: Any
     assert read_study(folder / "new" / "runs.toml").runs
 
 
-def test_rebuild_without_outputs_says_so(folder: Path, ablate: Any) -> None:
+def test_rebuild_without_outputs_says_so(ablate: Any) -> None:
     said = ablate("rebuild")
     assert said.code == 2
     assert "nothing to rebuild" in said.err
@@ -516,7 +520,8 @@ def test_help_has_an_example(ablate: Any, command: str) -> None:
     assert f"Example: ablate {command}" in " ".join(said.out.split())
 
 
-def test_names_of_the_study_are_completed(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_names_of_the_study_are_completed() -> None:
     class Context:
         def __init__(self, **params: Any) -> None:
             self.params = params
@@ -541,17 +546,14 @@ def compared(delta: float | None, low: float | None, high: float | None, holds: 
     ("comparison", "bar"),
     [
         (compared(0.0, -0.05, 0.05), "    ┊  ──●──  ┊    "),
-        (compared(0.15, 0.1, 0.2), "    ┊    │    ┼──●─"[:19]),
-        (compared(None, None, None), ""),
+        (compared(0.15, 0.05, 0.25), "     ┊   │ ──┼─●───"),
         (compared(-0.1, None, None), "    ●    │    ┊    "),
+        (compared(2.0, -1.0, 9.0), "‹──────┼┼┼────────●"),
+        (compared(None, None, None), ""),
     ],
 )
-def test_a_margin_bar_has_zero_in_its_middle(comparison: dict[str, Any], bar: str) -> None:
-    drawn = screens.margin_bar(comparison)
-    assert len(drawn) in (0, screens.BAR)
-    if bar:
-        assert drawn.index("●") == bar.index("●") or abs(drawn.index("●") - bar.index("●")) <= 1
-        assert drawn[screens.BAR // 2] in "│●┼"
+def test_a_margin_bar_has_zero_in_its_middle_and_the_margin_on_both_sides(comparison: dict[str, Any], bar: str) -> None:
+    assert screens.margin_bar(comparison) == bar
 
 
 def test_numbers_that_are_not_finite_become_null() -> None:

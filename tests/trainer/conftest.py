@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from trainer.config import ModelConfig
 from trainer.data.batches import Batch
 from trainer.data.manifest import index_root, write_manifest
-from trainer.data.shards import Sample, write_shard
+from trainer.data.shards import Kind, Sample, write_shard
 from trainer.job import Job, read_job
 from trainer.model.load import assemble
 from trainer.model.vision_language import VisionLanguageModel
@@ -120,7 +120,8 @@ def _sample(source: str, number: int, frames: int, random: np.random.Generator) 
     meta |= {"assistant": digits, "source": source, "frame_count": frames}
     if frames > 1:
         meta["target_cells"] = [int(cell) for cell in random.integers(0, 16, frames - 1)] + [-1]
-    return Sample(f"{source}-{number:03d}", meta, tuple(pictures))
+    kinds: dict[int, Kind] = {0: "text", 1: "image"}
+    return Sample(f"{source}-{number:03d}", kinds.get(frames, "video"), meta, tuple(pictures))
 
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {

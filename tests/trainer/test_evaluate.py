@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -37,7 +38,7 @@ def test_uninformed_leaves_out_what_nobody_knows() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"deep_query": False}, {"encoder": "multi_token", "tokens_per_frame": 4}])
-def test_greedy_answers_with_a_cache_are_those_without(settings: dict[str, object]) -> None:
+def test_greedy_answers_with_a_cache_are_those_without(settings: dict[str, Any]) -> None:
     model, batch = small_model(**settings), small_batch([2, 1, 0], [3, 1, 5])
     prompts = [batch.ids[i][batch.is_text[i]].tolist() for i in range(3)]
     answers = greedy(model, batch, prompts, most=4, eos=-1, device=CPU)

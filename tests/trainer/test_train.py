@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.trainer.conftest import NewJob, metrics_of
 from trainer.data.open import open_data
-from trainer.data.tiny import tiny_backbone
+from trainer.data.tiny import Backbone, tiny_backbone
 from trainer.job import Job
 from trainer.metrics import METRICS
 from trainer.ranks import Ranks
@@ -121,9 +121,10 @@ def test_what_is_frozen_keeps_its_bits_and_the_rest_moves(
     new_job: NewJob, changes: dict[str, Any], still: tuple[str, ...]
 ) -> None:
     job = trained(new_job("frozen", changes | {"train.samples": 16}))
+    pretrained: dict[str, Backbone] = {"vision": "dino-untrained", "language": "llama-untrained"}
     before = {
         f"{part}/{name}": tensor
-        for part, kind in (("vision", "dino-untrained"), ("language", "llama-untrained"))
+        for part, kind in pretrained.items()
         for name, tensor in load_file(tiny_backbone(kind, job.cache) / "model.safetensors").items()
     }
     after = weights(job)

@@ -32,6 +32,7 @@ class DataError(ValueError):
 @dataclass(frozen=True)
 class Sample:
     key: str
+    kind: Kind
     meta: Mapping[str, Any]
     pictures: tuple[bytes, ...]
     """Encoded, in the order of their names."""
@@ -83,19 +84,13 @@ def index(path: Path) -> Iterator[Entry]:
             if sample.key in seen:
                 raise DataError(f"{path}: the members of {sample.key!r} do not stand together, or two samples have this key")
             seen.add(sample.key)
-            kind = kind_of(sample)
             source = sample.meta.get("source") or path.stem.rstrip("0123456789").rstrip("-_")
             if not isinstance(source, str):
                 raise DataError(f"{path}: {sample.key}: source is {source!r}, not a name")
-            yield Entry(source, path.name, offset, length, sample.key, kind, len(sample.pictures), _content(sample), first_frame)
+            yield Entry(
+                source, path.name, offset, length, sample.key, sample.kind, len(sample.pictures), _content(sample), first_frame
+            )
             first_frame += len(sample.pictures)
-
-
-def kind_of(sample: Sample) -> Kind:
-    """KEY.000.jpg … is a video even with one frame where the JSON counts frames; one picture without a count is an image."""
-    if not sample.pictures:
-        return "text"
-    return "video" if len(sample.pictures) > 1 or sample.meta.get("frame_count", 0) > 1 else "image"
 
 
 def _samples(path: Path, file: io.BufferedReader | io.BytesIO) -> Iterator[tuple[Sample, int, int]]:
@@ -118,7 +113,7 @@ def _samples(path: Path, file: io.BufferedReader | io.BytesIO) -> Iterator[tuple
 
 def _sample(path: Path, tar: tarfile.TarFile, group: list[tarfile.TarInfo]) -> tuple[Sample, int, int]:
     key = _key(group[0])
-    pictures, meta = [], None
+    pictures, names, meta = [], [], None
     for member in sorted(group, key=lambda member: member.name):
         suffix = PurePosixPath(member.name).suffix.lower()
         if suffix not in (*PICTURES, ".json"):
@@ -133,6 +128,7 @@ def _sample(path: Path, tar: tarfile.TarFile, group: list[tarfile.TarInfo]) -> t
             meta = _meta(path, key, content)
         else:
             pictures.append(content)
+            names.append(member.name)
     if meta is None:
         raise DataError(f"{path}: {key}: has no {key}.json; every sample needs one")
     if "frame_count" in meta and pictures and meta["frame_count"] != len(pictures):
@@ -141,7 +137,14 @@ def _sample(path: Path, tar: tarfile.TarFile, group: list[tarfile.TarInfo]) -> t
         )
     last = group[-1]
     end = last.offset_data + -(-last.size // BLOCK) * BLOCK
-    return Sample(key, meta, tuple(pictures)), group[0].offset, end - group[0].offset
+    return Sample(key, _kind(key, names), meta, tuple(pictures)), group[0].offset, end - group[0].offset
+
+
+def _kind(key: str, pictures: list[str]) -> Kind:
+    """By the pictures' names: a numbered one is a frame of a video, be it the only one."""
+    if not pictures:
+        return "text"
+    return "image" if len(pictures) == 1 and PurePosixPath(pictures[0]).stem == PurePosixPath(key).name else "video"
 
 
 def _meta(path: Path, key: str, content: bytes) -> Mapping[str, Any]:
@@ -176,9 +179,8 @@ def write_shard(path: Path, samples: Iterator[tuple[Sample, str]] | list[tuple[S
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample, suffix in samples:
             _add(tar, f"{sample.key}.json", json.dumps(sample.meta).encode())
-            single = kind_of(sample) == "image"
             for number, picture in enumerate(sample.pictures):
-                _add(tar, f"{sample.key}{suffix}" if single else f"{sample.key}.{number:03d}{suffix}", picture)
+                _add(tar, f"{sample.key}{suffix}" if sample.kind == "image" else f"{sample.key}.{number:03d}{suffix}", picture)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -128,7 +128,8 @@ def _samples(source: str, number: int, count: int, recipe: Recipe) -> Iterator[t
         pixels = render(part(scenes, slice(at, at + 50)))
         for i in range(len(pixels)):
             meta = _meta(source, scenes, at + i)
-            yield Sample(f"{source}-{first + at + i:06d}", meta, tuple(_encoded(frame) for frame in pixels[i])), SUFFIX
+            pictures = tuple(_encoded(frame) for frame in pixels[i])
+            yield Sample(f"{source}-{first + at + i:06d}", "video" if source == "relay" else "image", meta, pictures), SUFFIX
 
 
 def _scenes(source: str, rng: np.random.Generator, count: int, recipe: Recipe) -> Scenes:
@@ -166,7 +167,7 @@ def _texts(rng: np.random.Generator, first: int, count: int, recipe: Recipe) -> 
             meta |= {"token_ids": ids, "loss_mask": mask}
         else:
             meta |= {"user": said.user, "assistant": said.assistant}
-        yield Sample(f"words-{first + i:06d}", meta, ()), SUFFIX
+        yield Sample(f"words-{first + i:06d}", "text", meta, ()), SUFFIX
 
 
 def _encoded(frame: Pixels) -> bytes:

@@ -77,7 +77,7 @@ def test_a_folder_without_shards_says_how_to_make_them(tmp_path: Path) -> None:
 def test_one_key_in_two_shards_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     for shard in ("a.tar", "b.tar"):
-        write_shard(tmp_path / "shards" / shard, [(Sample("k", {"assistant": "x", "source": "s"}, ()), ".jpg")])
+        write_shard(tmp_path / "shards" / shard, [(Sample("k", "text", {"assistant": "x", "source": "s"}, ()), ".jpg")])
     with pytest.raises(DataError, match=r"s/k is in two shards, a.tar and b.tar; keys name samples, rename one"):
         index_root(tmp_path, tmp_path / "cache")
 
@@ -86,6 +86,6 @@ def test_a_shard_that_changes_is_indexed_again(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     path = tmp_path / "shards" / "a.tar"
     for answers in (["x"], ["x", "longer"]):
-        samples = [Sample(str(i), {"assistant": answer}, ()) for i, answer in enumerate(answers)]
+        samples = [Sample(str(i), "text", {"assistant": answer}, ()) for i, answer in enumerate(answers)]
         write_shard(path, [(sample, ".jpg") for sample in samples])
         assert len(index_root(tmp_path, tmp_path / "cache")) == len(answers)

@@ -30,9 +30,10 @@ def said(meta: dict[str, Any]) -> bytes:
 
 def test_what_was_written_is_read_back_by_offset(tmp_path: Path) -> None:
     samples = [
-        Sample("v-1", CHAT | {"frame_count": 2}, (JPEG, JPEG + b"2")),
-        Sample("i-1", CHAT | {"frame_count": 1}, (JPEG,)),
-        Sample("t-1", CHAT, ()),
+        Sample("v-1", "video", CHAT | {"frame_count": 2}, (JPEG, JPEG + b"2")),
+        Sample("i-1", "image", CHAT | {"frame_count": 1}, (JPEG,)),
+        Sample("v-2", "video", CHAT | {"frame_count": 1}, (JPEG,)),
+        Sample("t-1", "text", CHAT, ()),
     ]
     path = tmp_path / "made-00.tar"
     write_shard(path, [(sample, ".jpg") for sample in samples])
@@ -40,7 +41,8 @@ def test_what_was_written_is_read_back_by_offset(tmp_path: Path) -> None:
     assert [(entry.key, entry.kind, entry.frames, entry.first_frame) for entry in found] == [
         ("v-1", "video", 2, 0),
         ("i-1", "image", 1, 2),
-        ("t-1", "text", 0, 3),
+        ("v-2", "video", 1, 3),
+        ("t-1", "text", 0, 4),
     ]
     assert [read_sample(path, entry.offset, entry.length) for entry in found] == samples
 
@@ -56,7 +58,7 @@ def test_a_real_webdataset_tar_with_folders_and_long_names_is_read(tmp_path: Pat
 def test_the_content_hash_ignores_key_and_place_but_not_text_or_pictures(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     changed = CHAT | {"assistant": "that"}
-    write_shard(path, [(Sample(key, meta, (picture,)), ".jpg") for key, meta, picture in [
+    write_shard(path, [(Sample(key, "image", meta, (picture,)), ".jpg") for key, meta, picture in [
         ("a", CHAT, JPEG), ("b", CHAT, JPEG), ("c", changed, JPEG), ("d", CHAT, JPEG + b"!"),
     ]])  # fmt: skip
     a, b, c, d = (entry.content for entry in index(path))
@@ -104,7 +106,7 @@ def test_a_file_that_is_no_tar_is_told(tmp_path: Path) -> None:
 
 def test_a_shard_that_was_cut_is_told(tmp_path: Path) -> None:
     path = tmp_path / "cut.tar"
-    write_shard(path, [(Sample("a", CHAT, (JPEG * 100,)), ".jpg")])
+    write_shard(path, [(Sample("a", "image", CHAT, (JPEG * 100,)), ".jpg")])
     (entry,) = index(path)
     path.write_bytes(path.read_bytes()[:1024])
     with pytest.raises(

@@ -71,14 +71,14 @@ def test_a_real_template_gets_our_system_prompt_and_ends_with_the_end_of_the_tur
     ],
 )
 def test_every_form_of_text_becomes_a_chat(chatml: Tokenizer, meta: dict[str, Any], source: str, question: str) -> None:
-    ids, answer = chatml.sample(Sample("k", meta, ()), source, "video")
+    ids, answer = chatml.sample(Sample("k", "text", meta, ()), source, "video")
     assert f"user {question} <end>" in read(chatml, ids)
     assert sum(answer) == 3
 
 
 def test_ready_tokens_are_taken_as_they_are(tiny: Tokenizer) -> None:
     meta = {"token_ids": [5, 6, 7], "loss_mask": [0, 1, 1]}
-    assert tiny.sample(Sample("k", meta, ()), "words", "text") == ([5, 6, 7], [False, True, True])
+    assert tiny.sample(Sample("k", "text", meta, ()), "words", "text") == ([5, 6, 7], [False, True, True])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_ready_tokens_are_taken_as_they_are(tiny: Tokenizer) -> None:
 )
 def test_a_text_that_cannot_be_used_is_told_by_key(tiny: Tokenizer, meta: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        tiny.sample(Sample("k", meta, ()), "words", "text")
+        tiny.sample(Sample("k", "text", meta, ()), "words", "text")
 
 
 def test_a_missing_tokenizer_says_what_to_do(tmp_path: Path) -> None:

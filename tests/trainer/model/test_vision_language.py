@@ -131,7 +131,7 @@ def test_changing_the_query_moves_the_look() -> None:
 def test_every_trainable_parameter_is_in_the_graph_of_texts_alone(settings: dict[str, Any]) -> None:
     """DDP needs it: some rank's micro-batch may have no frames."""
     model = small_model(**settings)
-    run(model, small_batch([0, 0], [4, 3])).logits.sum().backward()
+    torch.autograd.backward(run(model, small_batch([0, 0], [4, 3])).logits.sum())
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -142,6 +142,16 @@ def test_the_measured_coarse_loss_has_no_gradient() -> None:
     trained = run(small_model(), small_batch([2], [3]), coarse="trained").coarse_logits
     assert trained is not None
     assert trained.requires_grad
+
+
+@every_variant
+@pytest.mark.parametrize("way", ["coarse_fine", "autoregressive"])
+def test_bfloat16_computes_about_the_same(settings: dict[str, Any], way: Way) -> None:
+    model, batch = small_model(**settings), small_batch([3, 0, 1], [4, 6, 3], replicate=2)
+    exact = run(model, batch, way=way, coarse="measured", attention=True).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = run(model, batch, way=way, coarse="measured", attention=True).logits
+    assert (rounded - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
 def test_visual_tokens_have_the_scale_they_are_given() -> None:
