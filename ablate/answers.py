@@ -220,8 +220,8 @@ def dry_run(desk: Desk, block: str, wanted: Collection[str], gpus: int | None) -
     )
 
 
-def tick(desk: Desk, now: Tick) -> Answer:
-    """The study after one round of the launch loop."""
+def tick(desk: Desk, now: Tick, gpus: int | None = None) -> Answer:
+    """The study after one round of the launch loop; `left_wall_hours` on `gpus` GPUs, if everything that waits will run."""
     running = {each.job: each for each in now.progress}
     return plain(
         {
@@ -230,6 +230,7 @@ def tick(desk: Desk, now: Tick) -> Answer:
             "running": [_progress(job, running[job.id]) for job in now.plan.jobs if job.id in running],
             "gpu_hours": now.gpu_s / 3600,
             "cost": now.usd,
+            "left_wall_hours": Books(desk).totals(now.plan, now.plan.jobs, gpus)["wall_hours"],
         }
     )
 

@@ -80,6 +80,7 @@ def launch(
         float | None, typer.Option("--max-cost", help="Start nothing that would bring the study above this many USD.", min=0)
     ] = None,
     because: Annotated[str, typer.Option("--because", help="Reason for an edit of what was frozen at the first launch.")] = "",
+    abandon: Annotated[bool, typer.Option("--abandon", help="Give up attempts on a cluster that is gone for good.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be started, start nothing.")] = False,
     here: Annotated[bool, typer.Option("--here", help="Train one job (--run F3@42) in the foreground, without Ray.")] = False,
     as_json: Json = False,
@@ -105,7 +106,9 @@ def launch(
     if here:
         _launch_here(desk, jobs, as_json)
         return
-    options = launching.Options(block=wanted_block, runs=jobs, address=address, gpus=gpus, max_cost=max_cost, because=because)
+    options = launching.Options(
+        block=wanted_block, runs=jobs, address=address, gpus=gpus, max_cost=max_cost, because=because, abandon=abandon
+    )
     with screens.launch_watcher(desk, estimate, quiet=as_json) as watcher, _signals(watcher.ask_to_stop):
         outcome = launching.launch(desk, options, watcher)
     _out(answers.outcome(desk, outcome), as_json, screens.outcome)

@@ -213,7 +213,7 @@ def record_job(store: Store, folders: Folders, record: JobRecord) -> None:
 def claim_attempt(store: Store, folders: Folders, job: str, started_at: str, **facts: Any) -> AttemptRecord | None:
     """Begin an attempt in row and folder; None if one is running or the job has its result.
 
-    facts: host, gpus, code_hash, git_commit, git_dirty, versions.
+    facts: host, gpus, code_hash, git_commit, git_dirty, versions, cluster.
     """
     number = store.claim(job, started_at=started_at, above=max(folders.attempt_numbers(job), default=0), **facts)
     if number is None:

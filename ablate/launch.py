@@ -31,6 +31,7 @@ from ablate.evidence import Desk
 from ablate.folders import write_json
 from ablate.gang import Gang, Stop, run_gang
 from ablate.lock import NotYet
+from ablate.mirror import finish, start_mirror
 from ablate.plan import STARTABLE, Plan, PlannedJob
 from ablate.provenance import Provenance, import_places
 from ablate.study import Study, UserError, nested, references
@@ -38,8 +39,12 @@ from db.records import AttemptRecord, DecisionRecord, JobRecord, LockRecord
 
 POLL_S = 0.2
 """How long the loop waits for something to end before it collects metrics again."""
+REPLAN_S = 2.0
+"""How soon the loop sees what a person decided elsewhere."""
 LEASE_STALE_S = 60.0
 """A lease not renewed for this long is free."""
+MIRROR_S = 60.0
+"""Time the wandb mirror gets at the end to write what is still missing."""
 GRACE_S = 60.0
 """Time a job gets to write a checkpoint when it is stopped."""
 
@@ -56,7 +61,8 @@ class Options:
     """Logical GPUs of this machine (embedded Ray); None: what Ray finds."""
     max_cost: float | None = None
     because: str = ""
-    stop_after_s: float | None = None
+    abandon: bool = False
+    """Attempts on a cluster other than `address` are given up."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +152,23 @@ def launch(desk: Desk, options: Options, watch: Watcher, connect: Connect = jobs
         crew.decide()
         if not crew.wanted(desk.plan()) and not crew.running:
             return crew.finish()
-        with connect(options.address, options.gpus) as cluster:
+        with mirrored(desk, watch), connect(options.address, options.gpus) as cluster:
             crew.board(cluster)
             return crew.work()
+
+
+@contextmanager
+def mirrored(desk: Desk, watch: Watcher) -> Iterator[None]:
+    """Let wandb see what happens meanwhile; whatever becomes of that, it is at most a note."""
+    mirror = start_mirror(desk)
+    try:
+        yield
+    finally:
+        if mirror is not None:
+            watch.event(Event("note", "writing what is missing to wandb"))
+            trouble = finish(mirror, MIRROR_S)
+            if trouble:
+                watch.event(Event("note", trouble))
 
 
 @contextmanager
@@ -227,15 +247,30 @@ class Crew:
     """How far each attempt's metrics.jsonl is in the database."""
 
     def __post_init__(self) -> None:
-        self.offsets = self.desk.store.offsets()
+        self.offsets = {}
         self.provenance = Provenance.of(self.desk.study)
 
     # ------------------------------------------------------------ reconcile
 
     def reconcile_without_cluster(self) -> None:
-        """Settle what an earlier launch left: rows that say "running" while the folder, or nobody, says otherwise."""
-        if not self.options.address:  # else the cluster is asked first: see `board`
-            self._reconcile(lambda _: False, "launcher gone")
+        """Take over what the folders hold, and settle what an earlier launch left: rows that say "running" while nobody runs.
+
+        Attempts on a cluster are asked for there, see `board`. UserError when they run on another cluster than the one given.
+        """
+        taken = collect.collect(self.desk.store, self.desk.folders)
+        for complaint in taken.complaints:
+            self.watch.event(Event("note", complaint))
+        self.offsets = self.desk.store.offsets()
+        elsewhere = {last.cluster: last.job for last in self._open_attempts() if last.cluster not in ("", self.options.address)}
+        for address, job in elsewhere.items() if not self.options.abandon else ():
+            raise UserError(
+                f"{job} is running on the cluster at {address}; give --address {address} to take it up again. If that cluster is "
+                "gone for good, give --abandon: its attempts count as lost, and the jobs start anew from their last checkpoints"
+            )
+        self._reconcile(lambda last: None if last.cluster and last.cluster == self.options.address else False)
+
+    def _open_attempts(self) -> list[AttemptRecord]:
+        return [tries[-1] for tries in self.desk.store.attempts().values() if tries[-1].state == "running"]
 
     def board(self, cluster: jobs.Cluster) -> None:
         """Take the cluster: refuse what can never fit, take over supervisors that outlived their launcher."""
@@ -249,25 +284,23 @@ class Crew:
             )
         total = sum(cluster.node_gpus())
         self.watch.event(Event("cluster", f"{total} GPUs on {len(cluster.node_gpus())} machine(s), {study.gpus_per_run} per job"))
-        open_ = [(key, tries[-1].number) for key, tries in self.desk.store.attempts().items() if tries[-1].state == "running"]
+        open_ = [(last.job, last.number) for last in self._open_attempts()]
         alive = set(cluster.reattach(study.name, study.profile, open_))
-        self._reconcile(alive.__contains__)
+        self._reconcile(lambda last: (last.job, last.number) in alive)
         planned = {job.key: job for job in self.desk.plan().jobs}
         for key, number in sorted(alive):
             if key in planned:
                 self.running[key, number] = self._resume_watching(planned[key], number)
                 self.watch.event(Event("started", f"{key} attempt {number} runs on; watching it again"))
 
-    def _reconcile(self, alive: Callable[[tuple[str, int]], bool | None], seen: Seen = "") -> None:
-        for key, tries in self.desk.store.attempts().items():
-            last = tries[-1]
-            if last.state != "running":
-                continue
-            folder = self.desk.folders.attempt(key, last.number)
+    def _reconcile(self, alive: Callable[[AttemptRecord], bool | None]) -> None:
+        for last in self._open_attempts():
+            folder = self.desk.folders.attempt(last.job, last.number)
             result, started = collect.read_result(folder), (folder / "rank0.log").exists()
-            verdict = collect.settle("running", alive((key, last.number)), result, started=started, seen=seen if started else "")
+            seen: Seen = "" if last.cluster or not started else "launcher gone"
+            verdict = collect.settle("running", alive(last), result, started=started, seen=seen)
             if verdict.action == "end":
-                self._collect_rest(key, last.number)
+                self._collect_rest(last.job, last.number)
                 self._end(last, verdict, _elapsed(last, folder))
 
     def _resume_watching(self, job: PlannedJob, number: int) -> _Running:
@@ -280,26 +313,33 @@ class Crew:
 
     def work(self) -> Outcome:
         """Round after round: wait, collect, finish, decide, plan, start."""
-        assert self.cluster is not None
-        since = time.monotonic()
-        changed = True
+        plan, planned_at, ended = self.desk.plan(), time.monotonic(), True
         while True:
-            if changed:
-                self.decide()
-            plan = self.desk.plan()
-            asked = self.watch.stop_asked()
-            if asked or (self.options.stop_after_s is not None and time.monotonic() - since > self.options.stop_after_s):
+            if asked := self.watch.stop_asked():
                 return self._leave(kill=asked == "kill")
-            changed = self._start_what_fits(plan) > 0
-            self.watch.tick(self.look(self.desk.plan() if changed else plan))
-            if not self.running and not changed:
+            started = self._start_what_fits(plan)  # before judging: a free GPU need not wait for statistics
+            if ended:
+                self.decide()
+                plan = self.desk.plan()
+                started += self._start_what_fits(plan)
+            if started or time.monotonic() - planned_at > REPLAN_S:
+                plan, planned_at = self.desk.plan(), time.monotonic()
+            self.watch.tick(self.look(plan))
+            if not self.running and not started:
                 return self.finish()
-            ended = self.cluster.poll(POLL_S)
-            self.collect()
-            for end in ended:
-                self.finish_attempt(end)
-            changed = bool(ended)
+            ended = self._wait()
+            if ended:
+                plan = self.desk.plan()
             self.desk.store.renew_lease(self.holder, utc_now())
+
+    def _wait(self) -> bool:
+        """Wait for something to end, not for long; take over what was written meanwhile. Whether an attempt ended."""
+        assert self.cluster is not None
+        ends = self.cluster.poll(POLL_S)
+        self.collect()
+        for end in ends:
+            self.finish_attempt(end)
+        return bool(ends)
 
     def decide(self) -> None:
         """Judge every sweep whose jobs have ended; say what is new."""
@@ -336,10 +376,7 @@ class Crew:
         self.watch.event(Event("note", f"stopping {len(self.running)} jobs: each writes a checkpoint (Ctrl-C again: at once)"))
         self.cluster.stop_all(0.0 if kill else GRACE_S)
         while self.running:
-            ended = self.cluster.poll(POLL_S)
-            self.collect()
-            for end in ended:
-                self.finish_attempt(end)
+            self._wait()
             if self.watch.stop_asked() == "kill" and not kill:
                 kill = True
                 self.cluster.stop_all(0.0)
@@ -384,7 +421,7 @@ class Crew:
 
     def _start(self, job: PlannedJob) -> int:
         assert self.cluster is not None
-        claimed = claim(self.desk, job, self.provenance)
+        claimed = claim(self.desk, job, self.provenance, self.options.address)
         if claimed is None:
             return 0
         number, folder = claimed
@@ -454,8 +491,11 @@ class Crew:
         return self._gpu_s() / 3600 * self.desk.study.usd_per_gpu_hour
 
 
-def claim(desk: Desk, job: PlannedJob, provenance: Provenance) -> tuple[int, Path] | None:
-    """Make the next attempt of a job ours: row, folder, config.json. None when somebody else was faster."""
+def claim(desk: Desk, job: PlannedJob, provenance: Provenance, address: str = "") -> tuple[int, Path] | None:
+    """Make the next attempt of a job ours: row, folder, config.json. None when somebody else was faster.
+
+    address: of the cluster it will run on; "" for a Ray that ends with us, or none.
+    """
     assert job.key is not None
     assert job.settings is not None
     now = utc_now()
@@ -471,6 +511,7 @@ def claim(desk: Desk, job: PlannedJob, provenance: Provenance) -> tuple[int, Pat
         git_commit=provenance.git_commit,
         git_dirty=provenance.git_dirty,
         versions=provenance.versions,
+        cluster=address,
     )
     if record is None:
         return None

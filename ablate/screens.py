@@ -31,7 +31,7 @@ WIDTH = 100
 MOST_ROWS = 200
 """Rows of a plan drawn; the rest is told by its number."""
 MOST_REASONS = 12
-BAR = 19
+BAR = 21
 """Columns of a margin bar; odd, so that it has a middle."""
 PROGRESS = 16
 """Columns of a progress bar."""
@@ -199,6 +199,7 @@ def dry_run(answer: Answer) -> None:
 def outcome(answer: Answer) -> None:
     """How a launch ended."""
     console = _console()
+    console.print()
     _title(console, answer, _states(answer["states"]))
     for job in answer["failed"]:
         console.print(_labelled("failed", f"{job['id']}: {job['reason'].strip()}"))
@@ -226,24 +227,24 @@ def attempt(answer: Answer) -> None:
 
 
 class _Screen(Protocol):
-    """Where a launch is watched."""
+    """Where a launch is watched. Asking where it stands costs a few queries: a screen asks when it is going to draw."""
 
     def event(self, kind: str, text: str) -> None: ...
-    def tick(self, answer: Answer) -> None: ...
+    def tick(self, ask: Callable[[], Answer]) -> None: ...
 
 
 class LaunchWatcher:
     """What a launch tells (see launch.Watcher), passed on to a screen; and whether a person wants it to end."""
 
-    def __init__(self, desk: Desk, screen: _Screen) -> None:
-        self._desk, self._screen = desk, screen
+    def __init__(self, desk: Desk, screen: _Screen, gpus: int | None = None) -> None:
+        self._desk, self._screen, self._gpus = desk, screen, gpus
         self._asked: Literal["", "stop", "kill"] = ""
 
     def event(self, event: Event) -> None:
         self._screen.event(event.kind, event.text)
 
     def tick(self, tick: Tick) -> None:
-        self._screen.tick(answers.tick(self._desk, tick))
+        self._screen.tick(lambda: answers.tick(self._desk, tick, self._gpus))
 
     def ask_to_stop(self, how: Literal["stop", "kill"]) -> None:
         self._asked = how
@@ -259,15 +260,16 @@ def launch_watcher(desk: Desk, estimate: Answer, quiet: bool) -> Iterator[Launch
     if quiet:
         yield LaunchWatcher(desk, _Nowhere())
         return
+    gpus = estimate["totals"]["gpus"]
     _title(console, estimate, "launch")
     for line in _sums(estimate["totals"]):
         console.print(line)
     console.print()
     if not console.is_terminal:
-        yield LaunchWatcher(desk, _Lines(console))
+        yield LaunchWatcher(desk, _Lines(console), gpus)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield LaunchWatcher(desk, _Terminal(live))
+        yield LaunchWatcher(desk, _Terminal(live), gpus)
 
 
 @contextmanager
@@ -280,7 +282,7 @@ class _Nowhere:
     def event(self, kind: str, text: str) -> None:
         """Nobody looks."""
 
-    def tick(self, answer: Answer) -> None:
+    def tick(self, ask: Callable[[], Answer]) -> None:
         """Nobody looks."""
 
 
@@ -294,11 +296,12 @@ class _Lines:
     def event(self, kind: str, text: str) -> None:
         self._console.print(f"{_clock()}  {kind:<8} {text}", soft_wrap=True)
 
-    def tick(self, answer: Answer) -> None:
+    def tick(self, ask: Callable[[], Answer]) -> None:
         if time.monotonic() - self._said < LINE_EVERY_S:
             return
         self._said = time.monotonic()
-        self.event("progress", f"{_states(answer['states'])} · {_spent(answer)}")
+        answer = ask()
+        self.event("progress", _overall(answer))
         for job in answer["running"]:
             self.event("", f"  {job['id']}: {_progress_text(job)}")
 
@@ -313,19 +316,25 @@ class _Terminal:
     def event(self, kind: str, text: str) -> None:
         self._live.console.print(Text(_clock(), style="dim"), Text(f" {kind:<8}", style=STYLES.get(kind, "")), text)
 
-    def tick(self, answer: Answer) -> None:
+    def tick(self, ask: Callable[[], Answer]) -> None:
         if time.monotonic() - self._drawn < REDRAW_S:
             return
         self._drawn = time.monotonic()
-        line = Text(f"{_states(answer['states'])} · {_spent(answer)}")
-        self._live.update(Group("", _running_table(answer["running"]), line), refresh=True)
+        answer = ask()
+        running = [_running_table(answer["running"])] if answer["running"] else []
+        self._live.update(Group("", *running, Text(_overall(answer), style="bold")), refresh=True)
+
+
+def _overall(answer: Answer) -> str:
+    left = f" · about {_hours(answer['left_wall_hours'])} left" if answer["left_wall_hours"] else ""
+    return f"{_states(answer['states'])} · {_spent(answer)}{left}"
 
 
 def _running_table(running: Sequence[Answer]) -> Table:
     table = _table("running", "change", "", ">done", ">samples", ">loss", ">since", ">left")
     for job in running:
         fraction = job["progress"]
-        again = f" ({job['attempt']})" if job["attempt"] > 1 else ""
+        again = f" try {job['attempt']}" if job["attempt"] > 1 else ""
         table.add_row(
             Text(f"{job['id']}{again}", style=STYLES["running"]),
             _short(job["change"], 26),

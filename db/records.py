@@ -49,6 +49,8 @@ class AttemptRecord:
     code_hash: str = ""
     git_commit: str = ""
     git_dirty: bool = False
+    cluster: str = ""
+    """Address of the cluster it runs on; "" for a Ray that ends with its launch."""
     versions: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     """facts.json and result.json's facts, the later winning: samples, flops, manifest_hash, device, tokens_per_frame, …"""

@@ -70,6 +70,7 @@ attempts = Table(
     Column("code_hash", Text, nullable=False),
     Column("git_commit", Text, nullable=False),
     Column("git_dirty", Boolean, nullable=False),
+    Column("cluster", String, nullable=False),
     Column("versions", JSON, nullable=False),
     Column("facts", JSON, nullable=False),
     Column("read_bytes", Integer, nullable=False, server_default=text("0")),  # of metrics.jsonl, already in `metrics`

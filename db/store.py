@@ -142,6 +142,7 @@ class Store:
         code_hash: str = "",
         git_commit: str = "",
         git_dirty: bool = False,
+        cluster: str = "",
         versions: Mapping[str, str] | None = None,
         above: int = 0,
     ) -> int | None:
@@ -165,6 +166,7 @@ class Store:
                 code_hash=code_hash,
                 git_commit=git_commit,
                 git_dirty=git_dirty,
+                cluster=cluster,
                 versions=versions or {},
             )
             connection.execute(insert(attempts), {"job_id": job_id, **_columns(record, attempts)})

@@ -447,7 +447,7 @@ def test_away_from_a_terminal_a_launch_is_told_line_by_line(
     out = capsys.readouterr().out
     assert "to come  15 jobs · 15.0 GPU-hours · $30.00 · 4.0 h on 4 GPUs (hours as declared)" in out
     assert "started  F3-s42: the baseline" in out
-    assert "progress 3 running · 3 ready · 6 waiting · 0.017 GPU-hours · $0.03" in out
+    assert "progress 3 running · 3 ready · 6 waiting · 0.017 GPU-hours · $0.03 · about 4.0 h left" in out
     assert "F3-s42: 50%, 4,800 samples, loss 1.25, since 30 s, 30 s left" in out
 
 
@@ -545,10 +545,10 @@ def compared(delta: float | None, low: float | None, high: float | None, holds: 
 @pytest.mark.parametrize(
     ("comparison", "bar"),
     [
-        (compared(0.0, -0.05, 0.05), "    ┊  ──●──  ┊    "),
-        (compared(0.15, 0.05, 0.25), "     ┊   │ ──┼─●───"),
-        (compared(-0.1, None, None), "    ●    │    ┊    "),
-        (compared(2.0, -1.0, 9.0), "‹──────┼┼┼────────●"),
+        (compared(0.0, -0.05, 0.05), "     ┊  ──●──  ┊     "),
+        (compared(0.15, 0.05, 0.25), "      ┊   │ ──┼─●────"),
+        (compared(-0.1, None, None), "     ●    │    ┊     "),
+        (compared(2.0, -1.0, 9.0), "‹───────┼─┼─┼───────●"),
         (compared(None, None, None), ""),
     ],
 )

@@ -1,4 +1,4 @@
-"""The mirror to wandb: what a page says, offline folders read back, a server that is there, one that is not, and a launcher that dies."""
+"""The mirror to wandb: what a page says, offline folders read back, a server that answers or does not, a launcher that dies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ablate.desk import Desk
 from ablate.mirror import Mirror, finish, folder_of, page, pages, rows, start_mirror
 from db.records import AttemptRecord, DecisionRecord, JobRecord, LockRecord, Point
 from tests.conftest import alive, repository_environment, until
-from tests.written_study import NOW, STEPS, small_desk, write_job, written_desk
+from tests.written_study import NOW, STEPS, small_desk, write_job
 
 JOB = JobRecord("F1-s42-c16774a1", "F1", 42, {"model.freeze_dino": True}, 2, NOW)
 LAST = AttemptRecord(JOB.key, 2, "done", NOW, code_hash="c0de", facts={"samples": 9600})
@@ -120,6 +120,14 @@ def test_no_mirror_when_the_study_or_the_environment_says_so(
     assert start_mirror(replace(desk, study=replace(desk.study, wandb=wandb))) is None
 
 
+def test_the_log_of_a_mirror_is_in_its_folder(tmp_path: Path) -> None:
+    desk = small_desk(tmp_path)
+    mirror = started(desk)
+    assert finish(mirror, 60) == ""
+    assert mirror.log == folder_of(desk) / "mirror.log"
+    assert re.search(r"mirror: wrote 0 jobs; \d+\.\d+ s of CPU", mirror.log.read_text())
+
+
 # ---------------------------------------------------------------- without a key
 
 
@@ -160,8 +168,7 @@ def test_offline_each_job_is_one_folder_and_verdicts_come_later(tmp_path: Path, 
 
 def test_a_running_job_waits_and_a_second_attempt_replaces_the_first(tmp_path: Path) -> None:
     desk = small_desk(tmp_path)
-    key = write_job(desk, desk.plan().of_run("F3")[0], ends=False)
-    assert "wrote 0 jobs" in once(desk).stderr
+    key, running = (write_job(desk, desk.plan().of_run(run)[0], ends=False) for run in ("F3", "F1"))
     desk.store.end_attempt(key, 1, "interrupted", "stopped", NOW)
     assert "wrote 1 jobs" in once(desk).stderr
     assert desk.store.claim(key, started_at=NOW) == 2
@@ -171,10 +178,11 @@ def test_a_running_job_waits_and_a_second_attempt_replaces_the_first(tmp_path: P
     told = Offline.read(folder_of(desk), key)
     assert [step for step, _ in told.history] == list(range(STEPS + 3))
     assert dict(told.history)[STEPS]["loss"] == 0.5
+    assert not list((folder_of(desk) / "wandb").glob(f"*{running}"))
 
 
 def test_a_mirror_whose_launcher_is_killed_ends_too(tmp_path: Path) -> None:
-    desk = written_desk(tmp_path, without=("A1",))
+    desk = small_desk(tmp_path)
     program = (
         "import sys, time; from pathlib import Path; from ablate.desk import open_desk; from ablate.mirror import start_mirror;"
         "from ablate.runs_toml import read_study;"
@@ -193,7 +201,8 @@ def test_a_mirror_whose_launcher_is_killed_ends_too(tmp_path: Path) -> None:
 
 
 def test_without_wandb_one_line_says_so_and_the_launcher_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = written_desk(tmp_path / "study" if (tmp_path / "study").mkdir() is None else tmp_path)
+    desk = small_desk(tmp_path)
+    write_job(desk, desk.plan().jobs[0])
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "wandb.py").write_text("raise ImportError('no wandb here')\n")
@@ -222,7 +231,8 @@ def test_by_hand_without_a_database_none_is_made(tmp_path: Path) -> None:
 def test_a_server_that_is_not_there_costs_a_line_and_no_more_than_the_time_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = written_desk(tmp_path)
+    desk = small_desk(tmp_path)
+    write_job(desk, desk.plan().jobs[0])
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     mirror = started(desk)
@@ -272,17 +282,11 @@ class Server:
             self.tags[key] = variables["tags"] or self.tags.get(key, [])
             return {"upsertBucket": {"inserted": new, "bucket": {**bucket, "historyLineCount": len(lines)}}}
         if "historyTail" in query:
-            tail = {
-                "summaryMetrics": "{}",
-                "eventsTail": "[]",
-                "eventsLineCount": 0,
-                "logLineCount": 0,
-                "tags": [],
-                "wandbConfig": "{}",
-            }
             known = self.history.get(key)
-            counted = {"historyLineCount": len(known or ()), "historyTail": json.dumps((known or [])[-1:])}
-            return {"model": {**project, "bucket": None if known is None else {**bucket, **tail, **counted}}}
+            counts = {"historyLineCount": len(known or ()), "eventsLineCount": 0, "logLineCount": 0}
+            tails = {"historyTail": json.dumps((known or [])[-1:]), "eventsTail": "[]", "summaryMetrics": "{}"}
+            last = {**counts, **tails, "tags": self.tags.get(key, []), "wandbConfig": '{"t": 1}'}
+            return {"model": {**project, "bucket": None if known is None else {**bucket, **last}}}
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.address}/upload"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
@@ -385,11 +389,3 @@ def _records(data: bytes) -> Iterator[bytes]:
         if kind in (1, 4):
             yield parts
             parts = b""
-
-
-def test_the_log_of_a_mirror_is_in_its_folder(tmp_path: Path) -> None:
-    desk = small_desk(tmp_path)
-    mirror = started(desk)
-    assert finish(mirror, 60) == ""
-    assert mirror.log == folder_of(desk) / "mirror.log"
-    assert re.search(r"mirror: wrote 0 jobs; \d+\.\d+ s of CPU", mirror.log.read_text())

@@ -1,4 +1,4 @@
-"""A small study with a whole history, written through the store and in the trainer's formats: what tables, notebook, mirror read."""
+"""A small study with a whole history, written through the store and in the trainer's formats, for whoever reads one."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ after = 2
 
 FINAL = {"F3": 1.00, "F1": 1.30, "F2": 1.10, "LR2": 1.02, "A1": 1.25, "A6": 1.28, "B1": 1.15}
 """val_loss that each run ends at."""
-SEED_SHIFT = {42: 0.0, 43: 0.015, 44: -0.015}
+SEED_SHIFT = {"F3": (0.0, 0.015, -0.015), "F1": (0.01, -0.02, 0.01), "F2": (-0.01, 0.02, -0.01)}
+"""What seeds 42, 43 and 44 add to it."""
 STEPS, EVAL_EVERY, BATCH = 40, 10, 24
 
 
@@ -148,13 +149,9 @@ def write_job(desk: Desk, job: PlannedJob, ends: bool = True) -> str:
 
 
 def _metrics(run: str, seed: int, step: int) -> dict[str, float]:
-    loss = FINAL[run] + SEED_SHIFT[seed] + 2.0 * math.exp(-step / 5)
-    metrics = {
-        "loss": loss,
-        "samples": float(step * BATCH),
-        "lr/connector": 1e-4 * math.sin(math.pi * step / STEPS),
-        "grad_norm": 1.0,
-    }
+    loss = FINAL[run] + (SEED_SHIFT[run][seed - 42] if run in SEED_SHIFT else 0.0) + 2.0 * math.exp(-step / 5)
+    rate = 1e-4 * math.sin(math.pi * step / STEPS)
+    metrics = {"loss": loss, "samples": float(step * BATCH), "lr/connector": rate, "grad_norm": 1.0}
     if step % EVAL_EVERY == 0:
         metrics |= {"val_loss": loss, "attention_entropy": 2.5 - step / 40}
         if run != "B1":

@@ -42,13 +42,13 @@ def counted(model: VisionLanguageModel, replicate: int, coarse: str = "no") -> f
 def test_flops_per_sample_are_those_counted(settings: dict[str, Any], replicate: int) -> None:
     model, shape = small_model(**settings), Shape(FRAMES, FRAMES * replicate, WORDS, WORDS)
     ours = sample_flops(ModelConfig(**settings), sizes(model.dino.config, model.llm.config, SIDE), shape)
-    assert sum(ours.values()) == pytest.approx(counted(model, replicate))
+    assert sum(ours.values()) == pytest.approx(counted(model, replicate), rel=1e-3)
 
 
 def test_measuring_the_coarse_loss_costs_what_is_counted() -> None:
     model = small_model()
     ours = measured_coarse_flops(sizes(model.dino.config, model.llm.config, SIDE), Shape(FRAMES, FRAMES, WORDS, WORDS))
-    assert ours == pytest.approx(counted(model, 1, "measured") - counted(model, 1))
+    assert ours == pytest.approx(counted(model, 1, "measured") - counted(model, 1), rel=1e-3)
 
 
 def test_the_mean_weighs_shapes_by_how_often_they_occur() -> None:

@@ -117,7 +117,7 @@ class Frames:
         path = self._shards / shard
         target = self._cache / "frames" / f"{fingerprint(path)}-3x{self.size}x{self.size}.npy"
         built_once(target, lambda temporary: self._build(path, temporary))
-        kept: Pixels = np.load(target, mmap_mode="r")
+        kept: Pixels = np.asarray(np.load(target, mmap_mode="r"))  # a plain view: memmap's own indexing is slow
         return kept
 
     def _build(self, path: Path, target: Path) -> None:

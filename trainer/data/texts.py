@@ -20,8 +20,8 @@ class Texts:
     """Tokens of every row."""
 
     def __init__(self, folder: Path) -> None:
-        self._ids: npt.NDArray[np.int32] = np.load(folder / "ids.npy", mmap_mode="r")
-        self._answer: npt.NDArray[np.bool_] = np.load(folder / "answer.npy", mmap_mode="r")
+        self._ids: npt.NDArray[np.int32] = np.asarray(np.load(folder / "ids.npy", mmap_mode="r"))
+        self._answer: npt.NDArray[np.bool_] = np.asarray(np.load(folder / "answer.npy", mmap_mode="r"))
         self._starts: npt.NDArray[np.int64] = np.load(folder / "starts.npy")
 
     def __len__(self) -> int:

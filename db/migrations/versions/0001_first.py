@@ -104,6 +104,7 @@ def upgrade() -> None:
         sa.Column("code_hash", sa.Text(), nullable=False),
         sa.Column("git_commit", sa.Text(), nullable=False),
         sa.Column("git_dirty", sa.Boolean(), nullable=False),
+        sa.Column("cluster", sa.String(), nullable=False),
         sa.Column("versions", sa.JSON(), nullable=False),
         sa.Column("facts", sa.JSON(), nullable=False),
         sa.Column("read_bytes", sa.Integer(), nullable=False, server_default=sa.text("0")),
