@@ -164,7 +164,10 @@ def _running_hours(tried: tuple[AttemptRecord, ...]) -> float:
 def _notes(desk: Desk, planned: Plan, books: Books) -> list[str]:
     """What a person should know before going on."""
     notes = []
-    today = code_hash(desk.study)
+    try:
+        today = code_hash(desk.study)
+    except UserError as error:  # a study may be planned where its trainer is not
+        return [str(error)]
     ended = [job for job in planned.jobs if job.state in ENDED]
     other = [job.id for job in ended if books.tried(job)[-1].code_hash not in ("", today)]
     if other:

@@ -53,7 +53,8 @@ def curves(tables: Tables, metric: str, runs: Sequence[str], title: str, *, leve
     for run, line in band.groupby("run", sort=False):
         name = str(run)
         axes.fill_between(line[x], line["low"], line["high"], color=colour[name], alpha=0.15, linewidth=0)
-        axes.plot(line[x], line["mean"], color=colour[name], linewidth=2.2 if name == tables.study.baseline else 1.6)
+        width, layer = (2.2, 3) if name == tables.study.baseline else (1.6, 2)
+        axes.plot(line[x], line["mean"], color=colour[name], linewidth=width, zorder=layer)
         ends[name] = float(line[x].iloc[-1]), float(line["mean"].iloc[-1])
     seeds = band.groupby("run")["n"].max()
     _name_the_lines(axes, ends, colour, {run: f"{run}  ({seeds[run]} seed{'s' if seeds[run] > 1 else ''})" for run in ends})

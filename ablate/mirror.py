@@ -76,26 +76,33 @@ class Mirror:
 
 
 def start_mirror(desk: Desk) -> Mirror | None:
-    """Start the mirror beside this process; None when the study or WANDB_MODE says not to. Costs the caller one fork.
+    """Start the mirror beside this process; None when the study or WANDB_MODE says not to, or when it cannot start.
 
-    It ends with this process: its stdin is our end of a pipe.
+    Costs the caller one fork. It ends with this process: its stdin is our end of a pipe.
     """
     if not desk.study.wandb or os.environ.get("WANDB_MODE") == "disabled":
         return None
+    try:
+        return _started(desk)
+    except OSError as error:
+        log.warning("nothing is mirrored to wandb: %s", error)
+        return None
+
+
+def _started(desk: Desk) -> Mirror:
     folder = folder_of(desk)
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "ablate.mirror", str(desk.study.path.resolve()), "--profile", desk.study.profile]
+    study, profile = desk.study.path, desk.study.profile
     with (folder / "mirror.log").open("ab") as output:
         process = subprocess.Popen(
-            [*command, "--follow"],
+            [sys.executable, "-m", "ablate.mirror", str(study.resolve()), "--profile", profile, "--follow"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the launcher, which then says when to finish
             env=_environment(),
         )
-    by_hand = f"python -m ablate.mirror {desk.study.path.name} --profile {desk.study.profile} --once"
-    return Mirror(process, folder / "mirror.log", by_hand)
+    return Mirror(process, folder / "mirror.log", f"python -m ablate.mirror {study.name} --profile {profile} --once")
 
 
 def _environment() -> dict[str, str]:
@@ -129,7 +136,8 @@ def finish(mirror: Mirror, timeout_s: float) -> str:
 
 def _last_line(path: Path) -> str:
     """What the mirror said last, whatever was printed around it."""
-    lines = [line for line in path.read_text(errors="replace").splitlines() if SAYS in line]
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    lines = [line for line in text.splitlines() if SAYS in line]
     return lines[-1].partition(SAYS)[2] if lines else f"see {path}"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,7 +206,21 @@ class Study:
         return self.runs[self.aliases.get(name, name)]
 
     def block_of(self, run: str) -> str:
-        return next((block.name for block in self.blocks if run in block.runs), "")
+        return self._blocks.get(run, "")
+
+    @cached_property
+    def _blocks(self) -> Mapping[str, str]:
+        """Run -> its block. Kept, like `_places`, so that 10 000 rows stay quick."""
+        return {run: block.name for block in reversed(self.blocks) for run in block.runs}
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        """Run -> its place in the file."""
+        return {name: place for place, name in enumerate(self.runs)}
+
+    def in_file_order(self, runs: Collection[str]) -> tuple[str, ...]:
+        """Those of `runs` that are rows, as the file orders them."""
+        return tuple(sorted((name for name in runs if name in self._places), key=self._places.__getitem__))
 
     @property
     def trees(self) -> Mapping[str, Tree]:
@@ -220,7 +235,7 @@ def runs_of_sweep(study: Study, sweep: Sweep) -> tuple[str, ...]:
     for learn in sweep.learn:
         named |= runs_of(learn.condition)
     resolved = {study.aliases.get(name, name) for name in named - {ITS_START}}
-    return tuple(name for name in study.runs if name in resolved)
+    return study.in_file_order(resolved)
 
 
 def runs_of_tree(tree: Tree) -> set[str]:

@@ -345,7 +345,7 @@ def final_table(jobs: Iterable[PlannedJob], values: Mapping[str, float]) -> pd.D
                 "states": ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)),
             }
         )
-    return _frame(FINALS, rows).astype({name: "float64" for name in ("mean", "low", "high", "sd")})
+    return _frame(FINALS, rows).astype(dict.fromkeys(("mean", "low", "high", "sd"), "float64"))
 
 
 def runs_with_other_rates(study: Study) -> tuple[str, ...]:

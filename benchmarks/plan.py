@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,6 @@ from db.records import JobRecord, Point
 HEAVY = ("ray", "torch", "transformers", "wandb", "pandas", "scipy", "statsmodels")
 """What `plan` and `status` must not import."""
 SHIPPED = Path(__file__).parents[1] / "runs.toml"
-EMPTY = "pass"
 COMMAND = """
 import sys
 from ablate.cli import main
@@ -46,7 +46,9 @@ JOBS, NAMES, BATCH = 100, 10, 100_000
 class Measured:
     what: str
     seconds: float
-    """Above an empty Python."""
+    """Of wall time, above an empty Python."""
+    cpu_s: float
+    """Of processor time, above an empty Python: what a quiet machine comes near to."""
     target_s: float
     imports: str = ""
     """Heavy packages found imported; none is wanted."""
@@ -59,21 +61,22 @@ class Measured:
 def measure(what: str, folder: Path, words: list[str], repeat: int, target_s: float) -> Measured:
     """Least of `repeat` runs of a command typed in `folder`, above the least of as many empty ones."""
     script = COMMAND.format(heavy=HEAVY)
-    empty, full, said = [], [], ""
+    empty, full = [], []
     for _ in range(repeat):
-        empty.append(_timed([sys.executable, "-c", EMPTY], folder)[0])
-        seconds, said = _timed([sys.executable, "-c", script, *words], folder)
-        full.append(seconds)
-    return Measured(what, min(full) - min(empty), target_s, said.strip())
+        empty.append(_timed([sys.executable, "-c", "pass"], folder))
+        full.append(_timed([sys.executable, "-c", script, *words], folder))
+    wall, cpu = (min(run[at] for run in full) - min(run[at] for run in empty) for at in (0, 1))
+    return Measured(what, wall, cpu, target_s, full[-1][2].strip())
 
 
-def _timed(argv: list[str], folder: Path) -> tuple[float, str]:
-    begun = time.perf_counter()
+def _timed(argv: list[str], folder: Path) -> tuple[float, float, str]:
+    """Wall seconds, processor seconds, and what it wrote to stderr."""
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - begun
+    seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(argv[3:])} ended with {done.returncode}: {done.stderr}")
-    return seconds, done.stderr
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stderr
 
 
 def study_of(rows: int) -> str:
@@ -163,9 +166,9 @@ def main() -> None:
     if asked.json:
         sys.stdout.write(json.dumps([asdict(one) | {"ok": one.ok} for one in found], indent=2) + "\n")
         return
-    table = Table("command", "s above an empty Python", "target", "heavy imports", title="ablate plan and status")
+    table = Table("command", "s above an empty Python", "of them CPU", "target", "heavy imports", title="ablate plan and status")
     for one in found:
-        table.add_row(one.what, f"{one.seconds:.2f}", f"≤ {one.target_s:g}", one.imports or "none")
+        table.add_row(one.what, f"{one.seconds:.2f}", f"{one.cpu_s:.2f}", f"≤ {one.target_s:g}", one.imports or "none")
     Console().print(table)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,6 +57,13 @@ def once(desk: Desk) -> subprocess.CompletedProcess[str]:
     """By hand, as a person would."""
     command = [sys.executable, "-m", "ablate.mirror", str(desk.study.path), "--once"]
     return subprocess.run(command, env=repository_environment(), capture_output=True, text=True, timeout=60, check=False)
+
+
+def command_lines() -> Iterator[bytes]:
+    """Of every process there is."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            yield path.read_bytes()
 
 
 def job_of(desk: Desk, run: str) -> str:
@@ -109,6 +117,13 @@ def test_launching_does_not_import_wandb() -> None:
         [sys.executable, "-c", program], env=repository_environment(), capture_output=True, text=True, timeout=60, check=True
     )
     assert told.stdout.strip() == "[]"
+
+
+def test_a_mirror_that_cannot_start_is_told_and_the_launcher_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    desk = small_desk(tmp_path)
+    (tmp_path / "outputs").write_text("a file where the folder should be")
+    assert start_mirror(desk) is None
+    assert "nothing is mirrored to wandb: " in caplog.text
 
 
 @pytest.mark.parametrize(("wandb", "mode"), [(False, ""), (True, "disabled")])
@@ -240,7 +255,8 @@ def test_a_server_that_is_not_there_costs_a_line_and_no_more_than_the_time_given
     assert told == (
         "the wandb mirror did not get through in 3 s; the rest: python -m ablate.mirror runs.toml --profile full --once"
     )
-    assert mirror.process.returncode is not None
+    assert not alive(mirror.process.pid)
+    until(lambda: not any(b"wandb-core" in line and str(mirror.process.pid).encode() in line for line in command_lines()))
     assert "0" * 40 not in "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
 
 

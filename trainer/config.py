@@ -108,7 +108,7 @@ class DataConfig:
     root: str = setting("data/full", stateful=False)
     """Folder with shards/*.tar; the manifest's hash, not this path, says what was read."""
     mix: Mapping[str, float] = setting({"video": 0.40, "image": 0.46, "text": 0.14})
-    """Share of samples per kind ("image") or source ("image/two_hop"); positive, sums to 1."""
+    """Share of samples per kind ("image") or source ("image/crowded"); positive, sums to 1."""
     replicate_image_frames: int = setting(1, least=1, most=64)
     """An image is shown as this many frames (A8); encoded once."""
     manifest_seed: int = setting(1, least=0)

@@ -272,7 +272,7 @@ def draw_batches(samples: Sequence[Sample], batch: int, order: random.Random) ->
 
 
 def draw_network(model: Model, draw: random.Random) -> Network:
-    weights = [[draw.gauss(0, 1.0) for _ in range(INPUTS)] for _ in range(model.units)]
+    weights = [[draw.gauss(0, 0.5) for _ in range(INPUTS)] for _ in range(model.units)]
     bias = [draw.gauss(0, 0.5) for _ in range(model.units)]
     return Network(weights, bias, [draw.gauss(0, 0.3) for _ in range(model.units)], 0.0)
 

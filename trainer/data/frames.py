@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trainer.data import relay
 from trainer.data.once import built_once
-from trainer.data.shards import DataError, Entry, index, read_sample
+from trainer.data.shards import DataError, Entry, read_sample, samples
 
 Pixels = npt.NDArray[np.uint8]
 MOST_CACHED_BYTES = 512 * 2**20
@@ -121,12 +121,15 @@ class Frames:
         return kept
 
     def _build(self, path: Path, target: Path) -> None:
-        entries = [entry for entry in index(path) if entry.frames]
+        count = 0
         with target.open("wb") as file:
-            _write_header(file, sum(entry.frames for entry in entries), self.size)
-            for entry in entries:
-                for picture in read_sample(path, entry.offset, entry.length).pictures:
-                    file.write(decode(picture, self.size, f"{path}: {entry.key}").tobytes())
+            _write_header(file, count, self.size)
+            for sample in samples(path):
+                for picture in sample.pictures:
+                    file.write(decode(picture, self.size, f"{path}: {sample.key}").tobytes())
+                count += len(sample.pictures)
+            file.seek(0)
+            _write_header(file, count, self.size)  # numpy leaves room in it for the first axis to grow
 
 
 def fingerprint(path: Path) -> str:

@@ -10,7 +10,7 @@ from trainer.data.shards import KINDS, DataError
 def counts(mix: Mapping[str, float], samples: int) -> dict[str, int]:
     """Samples per entry, in the order of the names; they sum to `samples` (largest remainders take what rounding leaves).
 
-    An entry is a kind ("image") or a source of a kind ("image/two_hop"). Raises DataError for an unknown kind and for a kind
+    An entry is a kind ("image") or a source of a kind ("image/crowded"). Raises DataError for an unknown kind and for a kind
     that stands beside one of its own sources.
     """
     names = sorted(mix)

@@ -65,7 +65,7 @@ class Scenes:
     """C clips as numbers; -1 stands for "nothing there"."""
 
     color: Ints  # [C, T, N] of the tile in each cell
-    digit: Ints  # [C, T, N] on the tile in each cell; a color's index where the tile shows one (see `answer_color`)
+    digit: Ints  # [C, T, N] on the tile in each cell
     tint: Ints  # [C, T] color of the frame's cue
     tiles: Ints  # [C]
     target_cell: Ints  # [C, T] where the tile named by the cue before (videos) or by this frame's cue (images) stands
@@ -93,30 +93,6 @@ def images(rng: np.random.Generator, count: int, tiles: tuple[int, int]) -> Scen
     """One frame each; the cue names a tile of this same frame."""
     scene = _walks(rng, count, 1, tiles)
     return _scenes(rng, scene, np.take_along_axis(scene.palette, scene.pick, 1), scene.pick)
-
-
-def two_hop_images(rng: np.random.Generator, count: int, tiles: tuple[int, int]) -> Scenes:
-    """Images whose cued tile shows a digit that is the index of another tile's colour: the next one to read. At least 2 tiles."""
-    scene = images(rng, count, tiles)
-    rows = np.arange(count)
-    score = np.where(scene.color[:, 0] >= 0, rng.random((count, CELLS)), -1.0)  # [C, N]
-    score[rows, scene.target_cell[:, 0]] = -1.0
-    second = score.argmax(1)
-    digit, shown = scene.digit.copy(), scene.target_digit.copy()
-    digit[rows, 0, scene.target_cell[:, 0]] = shown[:, 0] = scene.color[rows, 0, second]
-    target = np.concatenate([shown, digit[rows, 0, second][:, None]], 1)
-    return Scenes(
-        scene.color,
-        digit,
-        scene.tint,
-        scene.tiles,
-        scene.target_cell,
-        target,
-        scene.target_color,
-        scene.offset,
-        scene.grain,
-        scene.gain,
-    )
 
 
 def render(scenes: Scenes) -> Pixels:

@@ -29,8 +29,7 @@ CHAT_TEMPLATE = (
 """A system message is left out: a model of 83 words has no use for one, and every token costs."""
 
 RELAY = "what digits do cues point at ?"
-ONE_HOP = "what digit matches the cue ?"
-TWO_HOP = "what digits match the cue then ?"
+MATCH = "what digit matches the cue ?"
 _ASKS_COLOR, _ASKS_NUMBER = "what color is the cue ?", "how many tiles ?"
 
 TextKind = Literal["repeat", "copy", "follow", "lookup", "compare", "caption"]
@@ -91,7 +90,7 @@ def _caption(rng: np.random.Generator, frames: int) -> Text:
         return Text(f"{color} {digits}", "what digits does the target show ?", f"{color} : {digits}")
     if which == 2:
         return Text(f"{color} {digits}", RELAY, digits)
-    question, answer = [(_ASKS_COLOR, color), (ONE_HOP, digits.split()[0]), (_ASKS_NUMBER, number)][which - 3]
+    question, answer = [(_ASKS_COLOR, color), (MATCH, digits.split()[0]), (_ASKS_NUMBER, number)][which - 3]
     times = int(rng.choice([1, 1, 1, frames, 16]))
     return Text(" ".join([answer] * times), question, answer)
 

@@ -93,6 +93,13 @@ def index(path: Path) -> Iterator[Entry]:
             first_frame += len(sample.pictures)
 
 
+def samples(path: Path) -> Iterator[Sample]:
+    """The samples of a shard, in its order, with their contents."""
+    with path.open("rb") as file:
+        for sample, _offset, _length in _samples(path, file):
+            yield sample
+
+
 def _samples(path: Path, file: io.BufferedReader | io.BytesIO) -> Iterator[tuple[Sample, int, int]]:
     """(sample, offset, length) for each run of members with one key."""
     try:

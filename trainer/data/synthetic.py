@@ -1,11 +1,12 @@
 """The relay world written as ordinary shards, with its validation sets: the data of the tiny study.
 
-    ROOT/shards/relay-00.tar …      video (source "relay"), image ("one_hop", "two_hop") and text ("words")
-    ROOT/manifests/val_tiny.parquet     videos, one-hop images, texts
-    ROOT/manifests/val_two_hop.parquet  two-hop images, texts
+    ROOT/shards/relay-00.tar …          video (source "relay"), image ("sparse", "crowded") and text ("words")
+    ROOT/manifests/val_tiny.parquet     videos, sparse images, texts
+    ROOT/manifests/val_images.parquet   crowded images, texts
     ROOT/recipe.json                what made this folder; written last
 
-The same recipe gives the same bytes.
+Sparse images (1-3 tiles) can be answered from one look that is the same for all; crowded ones (5-8) need a second look that
+follows the cue, which only an image shown as several frames gets. The same recipe gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import numpy as np
 from PIL import Image
 
 from trainer.data.manifest import entries, index_shard, write_manifest
-from trainer.data.relay import COLORS, Pixels, Scenes, clips, images, render, two_hop_images
-from trainer.data.relay_texts import ONE_HOP, RELAY, TEXT_KINDS, TWO_HOP, text
+from trainer.data.relay import Pixels, Scenes, clips, images, render
+from trainer.data.relay_texts import MATCH, RELAY, TEXT_KINDS, text
 from trainer.data.shards import Entry, Sample, write_shard
 
 VERSION = 1
@@ -36,17 +37,17 @@ class Recipe:
     """How many samples of each source (validation included), and how hard they are."""
 
     relay: int = 6_700
-    one_hop: int = 3_300
-    two_hop: int = 8_900
+    sparse: int = 3_300
+    crowded: int = 8_900
     words: int = 1_900
     frames: int = 6
-    video_tiles: int = 6
-    image_tiles: int = 3
-    two_hop_tiles: int = 6
+    video_tiles: tuple[int, int] = (1, 6)
+    sparse_tiles: tuple[int, int] = (1, 3)
+    crowded_tiles: tuple[int, int] = (5, 8)
     val_tiny: tuple[int, int, int] = (600, 260, 140)
-    """Samples of relay, one_hop and words that validation holds out."""
-    val_two_hop: tuple[int, int] = (400, 65)
-    """Samples of two_hop and words."""
+    """Samples of relay, sparse and words that validation holds out."""
+    val_images: tuple[int, int] = (400, 65)
+    """Samples of crowded and words."""
     per_shard: int = 1_000
     seed: int = 1
 
@@ -55,7 +56,7 @@ class Recipe:
         return hashlib.sha256(json.dumps([VERSION, QUALITY, asdict(self)]).encode()).hexdigest()[:12]
 
 
-SMALL = Recipe(relay=360, one_hop=180, two_hop=460, words=140, val_tiny=(40, 20, 12), val_two_hop=(24, 6), per_shard=100)
+SMALL = Recipe(relay=360, sparse=180, crowded=460, words=140, val_tiny=(40, 20, 12), val_images=(24, 6), per_shard=100)
 """Enough for runs of 480 samples: made in a second, for tests of mechanics."""
 
 
@@ -80,8 +81,8 @@ def make(root: Path, recipe: Recipe, cache: Path, say: Callable[[str], None]) ->
                 temporary.replace(path)
             say(f"{path} ({count} samples)")
     for name, sources, sizes in (
-        ("val_tiny", ("relay", "one_hop", "words"), recipe.val_tiny),
-        ("val_two_hop", ("two_hop", "words"), recipe.val_two_hop),
+        ("val_tiny", ("relay", "sparse", "words"), recipe.val_tiny),
+        ("val_images", ("crowded", "words"), recipe.val_images),
     ):
         chosen = [entry for source, count in zip(sources, sizes, strict=True) for entry in _first(root, source, count, cache)]
         write_manifest(root / "manifests" / f"{name}.parquet", chosen)
@@ -93,7 +94,7 @@ def make(root: Path, recipe: Recipe, cache: Path, say: Callable[[str], None]) ->
     return True
 
 
-SOURCES = ("relay", "one_hop", "two_hop", "words")
+SOURCES = ("relay", "sparse", "crowded", "words")
 
 
 def _refuse_foreign(root: Path, recipe: Recipe) -> None:
@@ -134,10 +135,8 @@ def _samples(source: str, number: int, count: int, recipe: Recipe) -> Iterator[t
 
 def _scenes(source: str, rng: np.random.Generator, count: int, recipe: Recipe) -> Scenes:
     if source == "relay":
-        return clips(rng, count, recipe.frames, (1, recipe.video_tiles))
-    if source == "one_hop":
-        return images(rng, count, (1, recipe.image_tiles))
-    return two_hop_images(rng, count, (2, recipe.two_hop_tiles))
+        return clips(rng, count, recipe.frames, recipe.video_tiles)
+    return images(rng, count, recipe.sparse_tiles if source == "sparse" else recipe.crowded_tiles)
 
 
 def part(scenes: Scenes, which: slice) -> Scenes:
@@ -145,15 +144,11 @@ def part(scenes: Scenes, which: slice) -> Scenes:
 
 
 def _meta(source: str, scenes: Scenes, at: int) -> dict[str, object]:
-    digits = [int(digit) for digit in scenes.target_digit[at]]
-    if source == "relay":
-        answer, question = " ".join(str(digit) for digit in digits[1:]), RELAY
-    elif source == "one_hop":
-        answer, question = str(digits[0]), ONE_HOP
-    else:
-        answer, question = f"{COLORS[digits[0]]} {digits[1]}", TWO_HOP
+    video = source == "relay"
+    answer = " ".join(str(digit) for digit in scenes.target_digit[at, 1 if video else 0 :])
+    question = RELAY if video else MATCH
     meta: dict[str, object] = {"user": question, "assistant": answer, "source": source, "frame_count": scenes.tint.shape[1]}
-    if source == "relay":
+    if video:
         meta["target_cells"] = [int(cell) for cell in scenes.target_cell[at]]
     return meta
 

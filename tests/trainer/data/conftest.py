@@ -8,7 +8,7 @@ import pytest
 from trainer.config import TrainConfig
 from trainer.data.synthetic import Recipe, make
 
-TEST_RECIPE = Recipe(relay=40, one_hop=30, two_hop=20, words=40, val_tiny=(6, 5, 4), val_two_hop=(5, 2), per_shard=16)
+TEST_RECIPE = Recipe(relay=40, sparse=30, crowded=20, words=40, val_tiny=(6, 5, 4), val_images=(5, 2), per_shard=16)
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,6 @@ def config(world: tuple[Path, Path]) -> TrainConfig:
         start,
         model=replace(start.model, vision="tiny/dino", language="tiny/llama"),
         train=replace(start.train, samples=40, batch_samples=8, loss="text_ce_answer_only", precision="float32"),
-        data=replace(start.data, root=str(world[0]), mix={"video": 0.5, "image/one_hop": 0.3, "text": 0.2}, workers=0),
+        data=replace(start.data, root=str(world[0]), mix={"video": 0.5, "image/sparse": 0.3, "text": 0.2}, workers=0),
         eval=replace(start.eval, set="val_tiny", batch_samples=4),
     )

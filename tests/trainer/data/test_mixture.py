@@ -9,7 +9,7 @@ from trainer.data.shards import DataError
 @pytest.mark.parametrize(
     ("mix", "samples", "expected"),
     [
-        ({"video": 0.6, "image/one_hop": 0.26, "text": 0.14}, 9_600, {"image/one_hop": 2_496, "text": 1_344, "video": 5_760}),
+        ({"video": 0.6, "image/sparse": 0.26, "text": 0.14}, 9_600, {"image/sparse": 2_496, "text": 1_344, "video": 5_760}),
         ({"video": 0.40, "image": 0.46, "text": 0.14}, 1_000_000, {"image": 460_000, "text": 140_000, "video": 400_000}),
         ({"video": 1 / 3, "image": 1 / 3, "text": 1 / 3}, 10, {"image": 4, "text": 3, "video": 3}),
         ({"text": 1.0}, 7, {"text": 7}),
@@ -26,6 +26,6 @@ def test_an_unknown_kind_is_refused() -> None:
 
 def test_a_kind_beside_its_own_source_is_refused() -> None:
     with pytest.raises(
-        DataError, match=r"data.mix: 'image/two_hop' is a part of 'image', which is in the mix too; keep one of them"
+        DataError, match=r"data.mix: 'image/crowded' is a part of 'image', which is in the mix too; keep one of them"
     ):
-        counts({"image": 0.5, "image/two_hop": 0.5}, 10)
+        counts({"image": 0.5, "image/crowded": 0.5}, 10)

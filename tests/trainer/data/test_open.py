@@ -55,7 +55,7 @@ def test_one_who_never_looks_guesses_digits(config: TrainConfig, world: tuple[Pa
 def test_a_mix_the_pool_cannot_give_is_told(config: TrainConfig, world: tuple[Path, Path]) -> None:
     greedy = replace(config, train=replace(config.train, samples=400))
     with pytest.raises(
-        DataError, match=r"data.mix asks for 120 samples of 'image/one_hop', and there are 25 outside the validation"
+        DataError, match=r"data.mix asks for 120 samples of 'image/sparse', and there are 25 outside the validation"
     ):
         open_data(greedy, 42, world[1])
 

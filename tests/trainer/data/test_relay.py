@@ -24,13 +24,12 @@ def test_tiles_keep_their_number_and_have_distinct_colors() -> None:
         assert len(set(there)) == len(there)
 
 
-def test_the_first_digit_of_a_two_hop_image_is_the_color_of_another_tile() -> None:
-    scenes = relay.two_hop_images(np.random.default_rng(2), 50, (2, 6))
-    for color, digit, cell, answer in zip(scenes.color, scenes.digit, scenes.target_cell, scenes.target_digit, strict=True):
-        assert digit[0, cell[0]] == answer[0]
-        second = int(np.flatnonzero(color[0] == answer[0])[0])
-        assert second != cell[0]
-        assert digit[0, second] == answer[1]
+def test_the_cue_of_an_image_names_a_tile_of_this_image() -> None:
+    scenes = relay.images(np.random.default_rng(2), 50, (5, 8))
+    images = np.arange(50)
+    assert (scenes.color[images, 0, scenes.target_cell[:, 0]] == scenes.tint[:, 0]).all()
+    assert (scenes.digit[images, 0, scenes.target_cell[:, 0]] == scenes.target_digit[:, 0]).all()
+    assert set(scenes.tiles) == {5, 6, 7, 8}
 
 
 def test_pixels_depend_on_the_digit_only_inside_its_cell() -> None:

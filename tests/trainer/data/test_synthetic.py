@@ -19,12 +19,12 @@ def quiet(_line: str) -> None:
 def test_the_folder_holds_what_the_recipe_says(world: tuple[Path, Path]) -> None:
     root, cache = world
     found = index_root(root, cache)
-    count = {source: sum(entry.source == source for entry in found) for source in ("relay", "one_hop", "two_hop", "words")}
-    assert count == {"relay": 40, "one_hop": 30, "two_hop": 20, "words": 40}
+    count = {source: sum(entry.source == source for entry in found) for source in ("relay", "sparse", "crowded", "words")}
+    assert count == {"relay": 40, "sparse": 30, "crowded": 20, "words": 40}
     assert {entry.kind for entry in found if entry.source == "relay"} == {"video"}
-    assert [(e.source, e.key) for e in validation(root, "val_two_hop").entries()][:2] == [
-        ("two_hop", "two_hop-000000"),
-        ("two_hop", "two_hop-000001"),
+    assert [(e.source, e.key) for e in validation(root, "val_images").entries()][:2] == [
+        ("crowded", "crowded-000000"),
+        ("crowded", "crowded-000001"),
     ]
 
 
@@ -48,12 +48,12 @@ def test_an_interrupted_call_is_finished_by_the_next(tmp_path: Path) -> None:
     class StoppedError(Exception):
         pass
 
-    def stop_at_two_hop(line: str) -> None:
-        if "two_hop" in line:
+    def stop_at_crowded(line: str) -> None:
+        if "crowded" in line:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        make(tmp_path / "data", TEST_RECIPE, tmp_path / "cache", stop_at_two_hop)
+        make(tmp_path / "data", TEST_RECIPE, tmp_path / "cache", stop_at_crowded)
     kept = tmp_path / "data" / "shards" / "relay-00.tar"
     before = kept.stat().st_mtime_ns
     assert make(tmp_path / "data", TEST_RECIPE, tmp_path / "cache", quiet)
