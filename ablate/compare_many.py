@@ -1,7 +1,7 @@
-"""The comparisons of compare.py for thousands of rehearsed studies at once: arrays in, arrays out. Pure; says the same, study by study.
+"""The comparisons of compare.py for thousands of rehearsed studies at once: arrays in, arrays out. Pure.
 
-Every rule here is one of compare.py's, in the same order, and a test holds the two against each other on random studies. Nothing
-is decided here that is not decided there: change a rule in compare.py first.
+Every rule here is one of compare.py's, in the same order; a test holds the two against each other on random studies. Nothing is
+decided here that is not decided there: change a rule in compare.py first.
 
     n   rehearsed studies          s   seeds of a run          m   pairs in a tree
 """
@@ -38,7 +38,8 @@ class ManyScores:
     @property
     def count(self) -> Floats:
         """[n] jobs that have a value."""
-        return np.isfinite(self.values).sum(axis=1).astype(np.float64)
+        count: Floats = np.isfinite(self.values).sum(axis=1).astype(np.float64)
+        return count
 
     @property
     def mean(self) -> Floats:

@@ -65,7 +65,8 @@ def measure(what: str, folder: Path, words: list[str], repeat: int, target_s: fl
     for _ in range(repeat):
         empty.append(_timed([sys.executable, "-c", "pass"], folder))
         full.append(_timed([sys.executable, "-c", script, *words], folder))
-    wall, cpu = (min(run[at] for run in full) - min(run[at] for run in empty) for at in (0, 1))
+    wall = min(run[0] for run in full) - min(run[0] for run in empty)
+    cpu = min(run[1] for run in full) - min(run[1] for run in empty)
     return Measured(what, wall, cpu, target_s, full[-1][2].strip())
 
 
@@ -166,7 +167,7 @@ def main() -> None:
     if asked.json:
         sys.stdout.write(json.dumps([asdict(one) | {"ok": one.ok} for one in found], indent=2) + "\n")
         return
-    table = Table("command", "s above an empty Python", "of them CPU", "target", "heavy imports", title="ablate plan and status")
+    table = Table("command", "wall s", "CPU s", "target", "heavy imports", title="Start and work, above an empty Python")
     for one in found:
         table.add_row(one.what, f"{one.seconds:.2f}", f"{one.cpu_s:.2f}", f"≤ {one.target_s:g}", one.imports or "none")
     Console().print(table)

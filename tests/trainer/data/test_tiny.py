@@ -76,3 +76,13 @@ def test_the_digit_of_a_color_is_that_of_its_tile() -> None:
     empty = torch.zeros(1, dtype=torch.long)
     told = tiny.digit_of_color(tiny._Seen(torch.zeros(1, 3, 56, 56), color, digit, empty, empty))
     assert told.tolist() == [[0, 7, 0, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "recipe"), [("dino", tiny.DINO), ("llama", tiny.LLAMA)])
+def test_the_shipped_recipe_passes_its_gate_with_its_first_seed(
+    tmp_path: Path, kind: tiny.Backbone, recipe: tiny.Pretraining
+) -> None:
+    facts = json.loads((tiny.tiny_backbone(kind, tmp_path, quiet) / "pretraining.json").read_text())
+    assert facts["passed_seed"] == recipe.seed
+    assert facts["check"] >= recipe.gate
