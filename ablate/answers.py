@@ -184,7 +184,7 @@ def _notes(desk: Desk, planned: Plan, books: Books) -> list[str]:
 
 def _next_after_plan(desk: Desk, planned: Plan, shown: Sequence[PlannedJob], block: str, held: LockRecord | None) -> str:
     if held is not None and not held.lifted_at:
-        return f"locked since {held.at}: {command(desk, 'lock')}"
+        return command(desk, "lock")
     states = {job.state for job in shown}
     if states & STARTABLE:
         return command(desk, "launch", *(("--block", block) if block else ()))

@@ -297,6 +297,8 @@ def main() -> None:
     except (UserError, StoreError) as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(2) from None
+    finally:
+        gc.enable()
 
 
 def _read(path: Path, profile: str) -> Study:
@@ -358,7 +360,7 @@ def _launch_here(desk: Desk, ids: tuple[str, ...], as_json: bool) -> None:
         raise UserError(f"--here trains exactly one job; name it with --run RUN@SEED ({named})")
     if found[0].state not in STARTABLE:
         raise UserError(f"{found[0].id} is {found[0].state}: {found[0].reason or 'it has its result'}")
-    with screens.plain_watcher(desk, quiet=as_json) as watcher, _signals(watcher.ask_to_stop):
+    with screens.watcher(desk, quiet=as_json) as watcher, _signals(watcher.ask_to_stop):
         record = launching.train_here(desk, found[0], watcher)
     _out(answers.attempt(record), as_json, screens.attempt)
     raise typer.Exit({"done": 0, "diverged": 0, "interrupted": 3}.get(record.state, 1))

@@ -247,7 +247,7 @@ class _Facts:
         a, b = runs
         checks = ledger(self.jobs(a), self.jobs(b), self._declared(a) | self._declared(b), self.study.stateful)
         left, right = self.scores(a, atom.metric), self.scores(b, atom.metric)
-        return compare(metric, left, right, pool, alpha, EQUIVALENCE_LEVEL, checks, self._refusal(a, b))
+        return compare(metric, left, right, pool, alpha, EQUIVALENCE_LEVEL, checks, refusal(self.study, self.its_start, a, b))
 
     def other(self, atom: Compared) -> str:
         """Name of the run that `atom.a` is compared with; "" while its start is not known."""
@@ -257,25 +257,28 @@ class _Facts:
         row = self.study.runs.get(self.name(run))
         return set(row.changes) if row else set()
 
-    def _refusal(self, a: str, b: str) -> str:
-        """Why these two may not be compared; "" if they may: rows are compared within one start, and with their start."""
-        if self.name(a) == self.name(b):
-            return f"{a} and {b} are the same run"
-        if self._grounds(a) & self._grounds(b):
-            return ""
-        return f"{a} and {b} start from different configs ({self._ground(a)}; {self._ground(b)})"
 
-    def _grounds(self, run: str) -> set[str]:
-        name = self.name(run)
-        reference = self.its_start.get(name)
-        return {self._ground(name), f"run {name}", *([f"run {reference}"] if reference else [])}
+def refusal(study: Study, its_start: Mapping[str, str], a: str, b: str) -> str:
+    """Why these two may not be compared; "" if they may: rows are compared within one start, and with their start."""
+    if study.aliases.get(a, a) == study.aliases.get(b, b):
+        return f"{a} and {b} are the same run"
+    if _grounds(study, its_start, a) & _grounds(study, its_start, b):
+        return ""
+    return f"{a} and {b} start from different configs ({_ground(study, a)}; {_ground(study, b)})"
 
-    def _ground(self, run: str) -> str:
-        row = self.study.runs.get(self.name(run))
-        if row is None:
-            return f"run {run}"
-        names = ", ".join(row.start.names)
-        return {"baseline": "the baseline", "named": f"start {names!r}", "winners": f"what {names} took"}[row.start.kind]
+
+def _grounds(study: Study, its_start: Mapping[str, str], run: str) -> set[str]:
+    name = study.aliases.get(run, run)
+    reference = its_start.get(name)
+    return {_ground(study, name), f"run {name}", *([f"run {reference}"] if reference else [])}
+
+
+def _ground(study: Study, run: str) -> str:
+    row = study.runs.get(study.aliases.get(run, run))
+    if row is None:
+        return f"run {run}"
+    names = ", ".join(row.start.names)
+    return {"baseline": "the baseline", "named": f"start {names!r}", "winners": f"what {names} took"}[row.start.kind]
 
 
 # ---------------------------------------------------------------- a tree

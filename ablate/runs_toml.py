@@ -348,7 +348,7 @@ class _Reader:
             not_swept=self.not_swept,
             figures=self.read_figures(),
             wandb=of_study["wandb"],
-            path=self.path,
+            path=self.path.resolve(),
             text_hash=self.text_hash,
         )
 

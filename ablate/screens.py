@@ -73,6 +73,8 @@ def plan(answer: Answer) -> None:
         console.print(line)
     for sweep, why in answer["skipped_sweeps"].items():
         console.print(f"skipped  {sweep}: {why}", style="dim")
+    if answer["locked"]:
+        console.print("locked   nothing more starts until the lock is lifted")
     for note in answer["notes"]:
         console.print(f"note     {note}")
     _next(console, answer)
@@ -255,27 +257,26 @@ class LaunchWatcher:
 
 @contextmanager
 def launch_watcher(desk: Desk, estimate: Answer, quiet: bool) -> Iterator[LaunchWatcher]:
-    """Print the estimate; then a live table on a terminal, one line per event anywhere else."""
-    console = _console()
-    if quiet:
-        yield LaunchWatcher(desk, _Nowhere())
-        return
-    gpus = estimate["totals"]["gpus"]
-    _title(console, estimate, "launch")
-    for line in _sums(estimate["totals"]):
-        console.print(line)
-    console.print()
-    if not console.is_terminal:
-        yield LaunchWatcher(desk, _Lines(console), gpus)
-        return
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield LaunchWatcher(desk, _Terminal(live), gpus)
+    """Print the estimate; then watch."""
+    if not quiet:
+        console = _console()
+        _title(console, estimate, "launch")
+        for line in _sums(estimate["totals"]):
+            console.print(line)
+        console.print()
+    with watcher(desk, quiet, estimate["totals"]["gpus"]) as watching:
+        yield watching
 
 
 @contextmanager
-def plain_watcher(desk: Desk, quiet: bool) -> Iterator[LaunchWatcher]:
-    """For one job in the foreground, whose own output goes to the terminal."""
-    yield LaunchWatcher(desk, _Nowhere() if quiet else _Lines(_console()))
+def watcher(desk: Desk, quiet: bool, gpus: int | None = None) -> Iterator[LaunchWatcher]:
+    """A live table on a terminal, one line per event anywhere else, nothing when quiet."""
+    console = _console()
+    if quiet or not console.is_terminal:
+        yield LaunchWatcher(desk, _Nowhere() if quiet else _Lines(console), gpus)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield LaunchWatcher(desk, _Terminal(live), gpus)
 
 
 class _Nowhere:
@@ -645,7 +646,7 @@ def _attempts_table(attempts: Sequence[Answer]) -> Table:
     for one in attempts:
         took = _span(one["gpu_s"] / one["gpus"]) if one["gpus"] and one["gpu_s"] else ""
         commit = f"{one['git_commit'][:8]}{'+' if one['git_dirty'] else ''}"
-        facts = "  ".join(f"{name} {_fact(one['facts'][name])}" for name in FACTS if name in one["facts"])
+        facts = "  ".join(f"{name} {_fact(name, one['facts'][name])}" for name in FACTS if name in one["facts"])
         table.add_row(
             f"{one['id']} {one['number']}",
             _state(one["state"]),
@@ -658,10 +659,10 @@ def _attempts_table(attempts: Sequence[Answer]) -> Table:
     return table
 
 
-def _fact(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return value[:8] if isinstance(value, str) and len(value) >= 32 else str(value)
+def _fact(name: str, value: Any) -> str:
+    if name.endswith("hash"):
+        return str(value)[:8]
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 SIGNS = "•×+o*#@%&="
@@ -684,14 +685,21 @@ def curve_plot(curve: Mapping[str, Any], width: int = WIDTH - 4, height: int = 1
         if len(points) > 1:
             signal.lines()
         figure.draw(signal)
-    steps = [step for points in curves.values() for step, _ in points]
-    marks = sorted({round(min(steps) + part * (max(steps) - min(steps)) / 4) for part in range(5)})
+    steps, values = zip(*(point for points in curves.values() for point in points), strict=True)
+    marks = sorted({round(mark) for mark in _spread(steps)})
     figure.ruler(0, 0).ticks(marks, [f"{mark:,}" for mark in marks])
+    figure.ruler(1, 0).ticks(_spread(values), [f"{mark:.4g}" for mark in _spread(values)])
     unit = f" [{curve['unit']}]" if curve["unit"] else ""
     named = "   ".join(f"{sign} {job}" for sign, job in zip(cycle(SIGNS), curves, strict=False))
     figure.title(f"{curve['metric']}{unit} over steps   {named}")
     drawn: str = figure.build().string(colorless=True)
     return "\n".join(line.rstrip() for line in drawn.splitlines())
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """Five numbers from the least to the most of `values`, evenly; one where they are all the same."""
+    least, most = min(values), max(values)
+    return [least + part * (most - least) / 4 for part in range(5)] if most > least else [least]
 
 
 def logs(answer: Answer) -> None:

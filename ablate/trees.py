@@ -201,6 +201,7 @@ def _broken_takes(world: _World, gate: _Wanted, tree: Tree, its_start: Mapping[s
             outcome
             for outcome in outcomes
             if run
+            and (outcome == "diverged" or world.on or line is tree.lines[-1])  # else the line's own verdict may exclude it
             and _Search(world, [*gate, (Ended(run, outcome), True), (line.condition, True), *earlier]).first() is not None
             and not _speaks_of(line.condition, run)
         ]
@@ -471,32 +472,35 @@ class _Search:
     def _text(self, variable: _Variable, choice: _Choice) -> str:
         match variable:
             case _Fate(run):
-                asked = [str(one) for one in self.asked[variable]]
-                return f"{run} {next(iter(choice.facts))}" if choice.facts else f"{run} trains (not: {' or '.join(asked)})"
+                asked = [{"diverged": "did not diverge", "did not learn": "learned"}[str(one)] for one in self.asked[variable]]
+                return f"{run} {next(iter(choice.facts))}" if choice.facts else f"{run} {listed(asked)}"
             case _Decided(decision):
                 others = listed([str(one) for one in self.asked[variable]], "or")
                 return f"{decision} took {next(iter(choice.facts))}" if choice.facts else f"{decision} did not take {others}"
             case _Windows(run, metric):
                 texts = [f"within {(high - low) / 2:g} of {(high + low) / 2:g}" for low, high in map(_as_window, choice.facts)]
                 return f"{run} {' and '.join(texts)} on {metric}" if texts else f"{run} in no window asked on {metric}"
-            case _Pair(a, b, metric):
-                return self._pair_text(a, b, metric, choice)
+            case _Pair():
+                return self._pair_text(variable, choice)
 
-    def _pair_text(self, a: str, b: str, metric: str, choice: _Choice) -> str:
+    def _pair_text(self, pair: _Pair, choice: _Choice) -> str:
         def said(facts: Iterable[object]) -> list[str]:
-            texts = []
-            for fact in self.asked[_Pair(a, b, metric)]:
-                if fact in facts and isinstance(fact, tuple):
-                    verdict, mirrored = fact
-                    texts.append(
-                        f"{b if mirrored else a} {verdict} {'as' if verdict == 'same' else 'than'} {a if mirrored else b}"
-                    )
-            return texts
+            return [_fact_text(pair, fact) for fact in facts if isinstance(fact, tuple)]
 
-        holds = said(choice.facts)
-        rest = said(fact for fact in self.asked[_Pair(a, b, metric)] if fact not in choice.facts)
-        shown = " and ".join(holds) + (f", not shown: {', '.join(rest)}" if holds and rest else "")
-        return f"{shown or 'not shown: ' + listed(rest, 'or')} on {metric}"
+        holds = said(fact for fact in self.asked[pair] if fact in choice.facts)
+        rest = said(fact for fact in self.asked[pair] if fact not in choice.facts)
+        if holds:
+            return " and ".join(holds) + (f", not shown: {', '.join(rest)}" if rest else "") + f" on {pair.metric}"
+        asked = {("better", False), ("better", True), ("same", False)} - self.asked[pair].keys()
+        states = [facts for facts, _ in self._states(pair, choice)]
+        beside = said(fact for fact in sorted(asked) if any(fact in facts for facts in states))
+        within = f" (even if {listed(beside, 'or')})" if beside else ""
+        return f"not shown: {listed(rest, 'or')} on {pair.metric}{within}"
+
+    def _states(self, pair: _Pair, choice: _Choice) -> list[tuple[frozenset[_Fact], _Range]]:
+        """The outcomes of a comparison that a choice stands for."""
+        states = pair_outcomes(self.world.metrics[pair.metric].margin, self.world.level)
+        return [state for state in states if frozenset(fact for fact in state[0] if fact in self.asked[pair]) == choice.facts]
 
     def _metrics(self, outcome: _Outcome) -> list[str]:
         return list(dict.fromkeys(one.metric for one in outcome if isinstance(one, _Pair | _Windows)))
@@ -516,23 +520,25 @@ class _Search:
                     continue
                 gain = means[variable.a] - means[variable.b]
                 half = self._half_width(variable, choice, gain)
-                unit = f" {of_metric.unit}" if of_metric.unit else ""
-                yield f"{variable.a} − {variable.b} = {sign * gain:+.3g} ± {half:.3g}{unit} (margin {of_metric.margin:g})"
+                first, second, turn = (
+                    (variable.a, variable.b, sign) if self._as_asked(variable) else (variable.b, variable.a, -sign)
+                )
+                difference = f"{first} − {second} = {turn * gain + 0.0:+.3g} ± {half:.3g}"
+                yield f"{difference} on {metric} (margin {of_metric.margin:g})"
             elif isinstance(variable, _Windows) and variable.metric == metric and choice.facts:
                 mean = sign * (means[variable.run] - means[_ORIGIN])
                 half = 0.9 * min(mean - choice.gain.low, choice.gain.high - mean)
                 yield f"{variable.run} = {mean:.4g} ± {half:.3g}"
 
+    def _as_asked(self, pair: _Pair) -> bool:
+        """Whether the file names the runs of a pair in our order first."""
+        compared = (atom for condition, _ in self.wanted for atom in atoms(condition) if isinstance(atom, Compared))
+        return next(self.world.name(atom.a) for atom in compared if self.world.variable(atom) == pair) == pair.a
+
     def _half_width(self, pair: _Pair, choice: _Choice, gain: float) -> float:
         """Of an interval (at every level the same) that shows what is asked and no more."""
         margin = self.world.metrics[pair.metric].margin
-        states = pair_outcomes(margin, self.world.level)
-        same_to_us = [
-            facts
-            for facts, range_ in states
-            if frozenset(one for one in facts if one in self.asked[pair]) == choice.facts and gain in range_
-        ]
-        facts = same_to_us[0]
+        facts = next(facts for facts, range_ in self._states(pair, choice) if gain in range_)
         if not facts:
             return abs(gain) + 1.5 * margin
         if ("same", False) in facts:
@@ -540,6 +546,12 @@ class _Search:
         if ("better", False) in facts or ("better", True) in facts:
             return abs(gain) / 2
         return max(margin, abs(gain) + margin / 2)
+
+
+def _fact_text(pair: _Pair, fact: _Fact) -> str:
+    verdict, mirrored = fact
+    a, b = (pair.b, pair.a) if mirrored else (pair.a, pair.b)
+    return f"{a} {verdict} {'as' if verdict == 'same' else 'than'} {b}"
 
 
 def _as_window(fact: object) -> _Window:
@@ -578,7 +590,7 @@ def _mirrored(range_: _Range) -> _Range:
 
 
 def _means(bounds: _Bounds, slack: float = 0.0) -> dict[str, float] | None:
-    """Means that keep all bounds (strict ones by `slack`), or None: shortest paths without a cycle below 0 (Bellman and Ford).
+    """Means that keep all bounds by `slack`, or None: shortest paths without a cycle below 0 (Bellman and Ford).
 
     A cycle of length 0 with a strict bound in it cannot be kept either.
     """
@@ -589,7 +601,7 @@ def _means(bounds: _Bounds, slack: float = 0.0) -> dict[str, float] | None:
         for (x, y), (most, strict) in bounds.items():
             if math.isinf(most):
                 continue
-            reached = (means[y][0] + most - (slack if strict else 0.0), means[y][1] - strict)
+            reached = (means[y][0] + most - slack, means[y][1] - strict)
             if reached[0] < means[x][0] - 1e-12 or (reached[0] <= means[x][0] + 1e-12 and reached[1] < means[x][1]):
                 means[x], moved = (min(reached[0], means[x][0]), reached[1]), True
         if not moved:

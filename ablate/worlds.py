@@ -1,4 +1,4 @@
-"""What a rehearsed study would have measured: true effects of its rows, and the noise of its seeds. Pure, but for the generator given.
+"""What a rehearsed study would have measured: true effects of its rows, and the noise of its seeds.
 
 A world says what is true: by how much each row shifts each metric against its start. Effects add up: a row that starts from what
 two decisions took has theirs and its own. A job's value is the truth of its run plus the noise of its seed; metrics of one job
@@ -23,11 +23,13 @@ from ablate.plan import REFERENCE
 from ablate.study import JobResult, Metric, Study
 
 NoiseKind = Literal["normal", "heavy", "unequal", "outliers", "past"]
-"""normal. heavy: Student's t with 3 degrees of freedom, scaled to the same sd. unequal: one run, another in every study, has three
-times the sd. outliers: 5 % of the seeds end 5 sd worse. past: what the seeds of past results were off their run's mean."""
+"""normal. heavy: Student's t with 3 degrees of freedom, scaled to the same sd. unequal: one run, another in every study, has
+three times the sd. outliers: 5 % of the seeds end 5 sd worse. past: what the seeds of past results were off their run's mean."""
 NOISE_KINDS: tuple[NoiseKind, ...] = ("normal", "heavy", "unequal", "outliers", "past")
 SPREAD_FACTOR = 3.0
 OUTLIER_SHARE, OUTLIER_SD = 0.05, 5.0
+UNLEARNED_SD = 10.0
+"""How much worse a job ends that does not learn."""
 FEWEST_RESIDUALS = 6
 """With fewer seeds' residuals, resampled noise would be a handful of numbers over and over."""
 
@@ -54,6 +56,8 @@ class World:
     sd: Mapping[str, float]
     """Metric -> true standard deviation between seeds."""
     effects: Effects = field(default_factory=dict)
+    either: Effects = field(default_factory=dict)
+    """Effects whose sign is drawn anew for every study; added to `effects`."""
     uncertain: Mapping[tuple[str, str], PastEffect] = field(default_factory=dict)
     """Effects drawn anew for every study, around what past results say; added to `effects`."""
     noise: NoiseKind = "normal"
@@ -146,6 +150,9 @@ def _effects(
     study: Study, world: World, metrics: Sequence[str], n: int, rng: np.random.Generator
 ) -> dict[tuple[str, str], Floats]:
     drawn = {key: np.full(n, float(effect)) for key, effect in world.effects.items() if key[1] in metrics and effect}
+    for (run, metric), size in world.either.items():
+        if metric in metrics:
+            drawn[run, metric] = drawn.get((run, metric), 0.0) + size * rng.choice(np.array([-1.0, 1.0]), n)
     for (run, metric), past in world.uncertain.items():
         if metric not in metrics:
             continue
@@ -160,7 +167,7 @@ def _effects(
 def known_sd(
     study: Study, results: Mapping[str, Sequence[JobResult]], given: Mapping[str, float]
 ) -> dict[str, tuple[float, str]]:
-    """Metric -> sd between seeds, and where it is from: given, measured from `results`, declared, or half the margin (assumed)."""
+    """Metric -> sd between seeds, and where it is from: given, measured in `results`, declared, or half the margin (assumed)."""
     found = {}
     for name, metric in study.metrics.items():
         pool = noise_pool(metric, results)

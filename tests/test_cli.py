@@ -24,7 +24,7 @@ STUDY = """
 name             = "small"
 asks             = "Which recipe?"
 baseline         = "F3"
-trainer          = { command = "{python} train.py {--key=value}", metrics = { file = "log.jsonl" } }
+trainer          = { command = "{python} train.py {folder}", metrics = { file = "log.jsonl" } }
 gpus_per_run     = 2
 hours_per_run    = 0.5
 usd_per_gpu_hour = 2.0
@@ -82,6 +82,14 @@ after = 2
 study.hours_per_run = 0.1
 """
 
+TRAINER = """
+import json, pathlib, sys
+with (pathlib.Path(sys.argv[1]) / "log.jsonl").open("w") as log:
+    for step in range(1, 4):
+        log.write(json.dumps({"step": step, "val_loss": 1 / step}) + "\\n")
+print("trained")
+"""
+
 FINAL = {"F3": 1.0, "F1": 1.3, "LR2": 1.2}
 NOW = "2026-11-22T12:00:00Z"
 
@@ -90,7 +98,7 @@ NOW = "2026-11-22T12:00:00Z"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the study's file, which is also where commands are typed."""
     (tmp_path / "runs.toml").write_text(STUDY)
-    (tmp_path / "train.py").write_text("print('step 1 1.0')\n")
+    (tmp_path / "train.py").write_text(TRAINER)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -340,6 +348,23 @@ def test_status_shows_running_jobs_from_the_database(desk: Desk, ablate: Any) ->
     assert "42: 1   43: 1.01   44: 0.99" in out
 
 
+def test_following_status_says_a_line_whenever_it_changes(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = 0
+
+    def ask() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            write(desk, "F3", state="running")
+        if asked == 4:
+            raise KeyboardInterrupt
+        return answers.status(desk)
+
+    screens.follow(ask, every_s=0.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[10:].split(" · F3-s42")[0] for line in lines] == ["6 ready · 6 waiting", "3 running · 3 ready · 6 waiting"]
+
+
 def test_show_has_what_differs_the_attempts_the_curve_and_the_decisions(desk: Desk, ablate: Any) -> None:
     write(desk, "F3", "F1")
     ablate("decide", "sweep1")
@@ -410,6 +435,16 @@ def test_launch_here_wants_exactly_one_job_that_may_start(ablate: Any) -> None:
     )
     said = ablate("launch", "--here", "--run", "LR2@42")
     assert said.err == "Error: LR2-s42 is waiting: decision freeze is open: it may skip sweep2\n"
+
+
+def test_launch_here_trains_one_job_and_its_numbers_are_in_the_database(desk: Desk, ablate: Any) -> None:
+    said = ablate("launch", "--here", "--run", "F3@42", "--json")
+    assert said.code == 0, said.err
+    assert said.document["state"] == "done"
+    shown = ablate("show", "F3@42", "--json").document
+    assert shown["curve"]["jobs"]["F3-s42"] == [[1, 1.0], [2, 0.5], [3, pytest.approx(1 / 3)]]
+    assert ablate("logs", "F3").out.splitlines()[-1] == "trained"
+    assert {job.id for job in desk.plan().jobs if job.state == "done"} == {"F3-s42"}
 
 
 @pytest.mark.parametrize(
@@ -487,6 +522,7 @@ def test_the_lock_says_where_each_key_came_from_and_can_be_lifted(desk: Desk, ab
     assert document["settings"]["model.frozen"] is False
     assert set(document["settings"]) == set(document["sources"])
     assert "provisional until it is confirmed" in " ".join(ablate("lock").out.split())
+    assert "locked   nothing more starts until the lock is lifted" in ablate("plan").out
     refused = ablate("decide", "sweep1", "--take", "F1", "--because", "x")
     assert refused.code == 2
     assert "the study is locked since" in refused.err

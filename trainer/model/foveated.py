@@ -17,6 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from trainer.model.encoder import Kept, keep_deep, keep_shallow, look_deep, look_shallow
 from trainer.model.packing import Packed
+from trainer.phases import phase
 
 Way = Literal["coarse_only", "coarse_fine", "autoregressive"]
 """How a model runs: one static pass; two parallel passes, as trained; frame by frame with a KV cache."""
@@ -58,7 +59,7 @@ class Foveated(nn.Module):
 
     def see(self, dino: Dinov2Model, llm: LlamaForCausalLM, packed: Packed, way: Way, attention: bool = False) -> Views:
         """Look at every shown frame. A model trained with the static query alone has one way, whatever is asked."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in dino.parameters())):
+        with phase("encode"), torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in dino.parameters())):
             kept = (keep_deep if self.deep_query else keep_shallow)(dino, packed.frames)
         coarse = self._coarse(dino, kept, packed, attention)
         if self.coarse_only or way == "coarse_only":
@@ -85,8 +86,9 @@ class Foveated(nn.Module):
     def _look(self, dino: Dinov2Model, queries: Tensor, kept: Kept, attention: bool) -> tuple[Tensor, Tensor | None]:
         """queries: [U, R, Q] -> visual tokens [U, R, L], looks [U, R, layers, H, 1+N]"""
         look = look_deep if self.deep_query else look_shallow
-        seen, looks = look(dino, self.query_in(queries), kept, attention)  # [U, R, D]
-        return self.to_llm(self.query_out(seen)) * self.visual_scale, looks
+        with phase("queries"):
+            seen, looks = look(dino, self.query_in(queries), kept, attention)  # [U, R, D]
+            return self.to_llm(self.query_out(seen)) * self.visual_scale, looks
 
     def _next_queries(self, llm: LlamaForCausalLM, coarse: Tensor, packed: Packed) -> Tensor:
         """coarse: [M, L]. Frame t's query is made from frames before t, frame 0's is `q_init`: [M, Q].
@@ -98,7 +100,8 @@ class Foveated(nn.Module):
             return nothing
         reading = coarse.new_zeros(packed.clips, packed.length, coarse.shape[-1])  # [clips, T, L]
         reading = reading.index_put((packed.visual_row, packed.visual_time), coarse)
-        hidden = llm.model(inputs_embeds=reading, use_cache=False).last_hidden_state
+        with phase("lm"):
+            hidden = llm.model(inputs_embeds=reading, use_cache=False).last_hidden_state
         after = self.to_query(hidden)  # [clips, T, Q]
         first = self.q_init.to(after.dtype).expand(packed.clips, 1, -1)
         shifted = torch.cat([first, after[:, :-1]], 1)  # [clips, T, Q]

@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from trainer.model.encoder import features
 from trainer.model.foveated import View, Views, Way
 from trainer.model.packing import Packed
+from trainer.phases import phase
 
 
 class MultiToken(nn.Module):
@@ -29,9 +30,10 @@ class MultiToken(nn.Module):
 
     def see(self, dino: Dinov2Model, llm: LlamaForCausalLM, packed: Packed, way: Way, attention: bool = False) -> Views:  # noqa: ARG002
         """One pass, whatever way is asked: there is no query that could change between frames."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in dino.parameters())):
+        with phase("encode"), torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in dino.parameters())):
             patches = features(dino, packed.frames)[:, 1:]  # [U, N, D]
-        tokens = self.to_llm(self.query_out(self._pool(patches))) * self.visual_scale  # [U, K, L]
+        with phase("queries"):  # what stands in their place
+            tokens = self.to_llm(self.query_out(self._pool(patches))) * self.visual_scale  # [U, K, L]
         return Views(View(tokens[packed.frame].flatten(0, 1), None), None)
 
     def _pool(self, patches: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from trainer.model.foveated import Foveated, Views, Way
 from trainer.model.multi_token import MultiToken
 from trainer.model.packing import Packed
+from trainer.phases import phase
 
 Coarse = Literal["no", "measured", "trained"]
 """What is done about the loss from the coarse tokens: nothing, computed without gradient, computed with."""
@@ -72,6 +73,8 @@ class VisionLanguageModel(nn.Module):
 
     def _predict(self, visual: Tensor, packed: Packed) -> Tensor:
         """Logits [P, V], computed at the supervised tokens only."""
-        hidden = self.llm.model(inputs_embeds=self.sequence(visual, packed), use_cache=False).last_hidden_state  # [B, C, L]
-        logits: Tensor = self.llm.lm_head(hidden[packed.target_from])
+        with phase("lm"):
+            hidden = self.llm.model(inputs_embeds=self.sequence(visual, packed), use_cache=False).last_hidden_state  # [B, C, L]
+        with phase("loss"):
+            logits: Tensor = self.llm.lm_head(hidden[packed.target_from])
         return logits
