@@ -367,13 +367,13 @@ def _launch_here(desk: Desk, ids: tuple[str, ...], as_json: bool) -> None:
 
 
 class _signals:  # noqa: N801 - reads as a with-statement
-    """Ctrl-C and SIGTERM ask the launch to stop: the first time with checkpoints, the second time at once."""
+    """Ctrl-C, SIGTERM and a closed terminal ask the launch to stop: the first time with checkpoints, the second time at once."""
 
     def __init__(self, ask: Callable[[Literal["stop", "kill"]], None]) -> None:
         self._ask, self._asked = ask, 0
 
     def __enter__(self) -> None:
-        self._old = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._old = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():

@@ -113,13 +113,14 @@ class Outcome:
     lock: LockRecord | None
     waiting_for: tuple[str, ...]
     """Why the lock, or jobs, still wait."""
+    options: Options = field(default_factory=lambda: Options())
     interrupted: bool = False
     over_budget: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 all ended · 1 a job failed for good · 3 something still waits."""
-        states = {job.state for job in self.plan.jobs if not _only_maybe(job)}
+        """Of what was asked for: 0 all ended · 1 a job failed for good · 3 something still waits."""
+        states = {job.state for job in self.plan.jobs if _selected(job, self.options) and not _only_maybe(job)}
         if "failed" in states:
             return 1
         return 3 if self.interrupted or states & {"waiting", "ready", "interrupted", "running"} else 0
@@ -142,7 +143,7 @@ def launch(desk: Desk, options: Options, watch: Watcher, connect: Connect = jobs
     with holding_the_lease(desk) as holder:
         held = desk.store.lock()
         if held is not None and not held.lifted_at and not _work_left(desk, options):
-            return Outcome(desk.plan(), held, ())
+            return Outcome(desk.plan(), held, (), options)
         evidence.refuse_when_locked(desk)
         edits = evidence.freeze(desk, utc_now(), options.because)
         for edit in edits:
@@ -362,9 +363,9 @@ class Crew:
             f"{job.id}: {job.reason}" for job in plan.jobs if job.state in ("waiting", "ready") and not _only_maybe(job)
         )
         if isinstance(locked, NotYet):
-            return Outcome(plan, None, (*waiting, *locked.reasons), self.interrupted, self.over_budget)
-        self.watch.event(Event("locked", f"config {locked.hash} after block {self.desk.study.lock_after}"))
-        return Outcome(plan, locked, waiting, self.interrupted, self.over_budget)
+            return Outcome(plan, None, (*waiting, *locked.reasons), self.options, self.interrupted, self.over_budget)
+        self.watch.event(Event("locked", f"config {locked.hash[:12]} after block {self.desk.study.lock_after}"))
+        return Outcome(plan, locked, waiting, self.options, self.interrupted, self.over_budget)
 
     def _leave(self, kill: bool) -> Outcome:
         """A person wants out. Embedded: jobs checkpoint and stop. A cluster that outlives us: they run on."""
@@ -372,7 +373,7 @@ class Crew:
         self.interrupted = True
         if self.options.address and not kill:
             self.watch.event(Event("note", "detached: the jobs run on in the cluster; `ablate launch` takes them up again"))
-            return Outcome(self.desk.plan(), None, ("detached",), True)
+            return Outcome(self.desk.plan(), None, ("detached",), self.options, True)
         self.watch.event(Event("note", f"stopping {len(self.running)} jobs: each writes a checkpoint (Ctrl-C again: at once)"))
         self.cluster.stop_all(0.0 if kill else GRACE_S)
         while self.running:
@@ -380,7 +381,7 @@ class Crew:
             if self.watch.stop_asked() == "kill" and not kill:
                 kill = True
                 self.cluster.stop_all(0.0)
-        return Outcome(self.desk.plan(), None, ("interrupted",), True)
+        return Outcome(self.desk.plan(), None, ("interrupted",), self.options, True)
 
     # ------------------------------------------------------------ start
 
@@ -603,7 +604,9 @@ def _progress(item: _Running, latest: Mapping[str, tuple[int, float]]) -> Progre
 
 
 def _decision_text(decision: DecisionRecord) -> str:
-    return f"{decision.status} {decision.took}: {decision.because}" if decision.took else f"{decision.status}: {decision.because}"
+    if decision.status == "decided":
+        return f"took {decision.took}: {decision.because}"
+    return f"{decision.status}{' for ' + decision.took if decision.took else ''}: {decision.because}"
 
 
 def _elapsed(record: AttemptRecord, folder: Path) -> float:

@@ -42,7 +42,18 @@ from ablate.compare_many import (
 from ablate.conditions import ITS_START, AllOf, AnyOf, Atom, Compared, Condition, Ended, Otherwise, Took, Within, atoms
 from ablate.decide import EQUIVALENCE_LEVEL, LEARN_LEVEL, STOP, refusal
 from ablate.lock import BASELINE, NotYet, make_lock
-from ablate.plan import REFERENCE, Plan, is_made, make_plan, needs_of_tree, skipped_sweeps
+from ablate.oracle import (
+    JUST_BELOW,
+    NOTHING,
+    best_reachable,
+    good_effect,
+    kept_row,
+    metric_of,
+    skipped_trees,
+    takeable,
+    true_gains,
+)
+from ablate.plan import REFERENCE, Plan, is_made, make_plan, needs_of_tree
 from ablate.study import Line, Study, Tree, runs_of
 from ablate.worlds import UNLEARNED_SD, Drawn, World, draw
 from db.records import DecisionRecord
@@ -158,7 +169,7 @@ def rehearse(
         drawn = draw(study, world, metrics, size, np.random.default_rng(stream))
         ceiling = best_reachable(study, drawn)
         for rule in rules:
-            _play(stage, world, drawn, rule, ceiling, books[rule])
+            play(stage, world, drawn, rule, ceiling, books[rule])
         progress(size)
     return Rehearsal(world, studies, rng_seed, {rule: _outcome(study, rule, books[rule], studies) for rule in rules})
 
@@ -168,12 +179,6 @@ def metrics_asked(study: Study) -> tuple[str, ...]:
     asked = {atom.metric for condition in _conditions(study) for atom in atoms(condition) if isinstance(atom, Compared | Within)}
     asked |= {sweep.on for sweep in study.sweeps.values() if sweep.on}
     return tuple(name for name in study.metrics if name in asked) or tuple(study.metrics)[:1]
-
-
-def metric_of(study: Study, tree: Tree) -> str:
-    """The metric a tree is about: of its first comparison, else its sweep's."""
-    compared = (atom.metric for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared))
-    return next(compared, study.sweeps[tree.sweep].on or next(iter(study.metrics)))
 
 
 # ---------------------------------------------------------------- the flow of a study
@@ -308,12 +313,12 @@ class View:
             return np.ones(len(self.at), dtype=np.bool_)
         metric = self.study.metrics[atom.metric]
         gain = self.true_difference(atom) * (1 if metric.better == "higher" else -1)
-        nothing, margin = 1e-12, metric.margin * (1 - 1e-9)
+        margin = metric.margin * JUST_BELOW
         match atom.verdict:
             case "better":
-                return np.asarray(gain > nothing)
+                return np.asarray(gain > NOTHING)
             case "worse":
-                return np.asarray(gain < -nothing)
+                return np.asarray(gain < -NOTHING)
             case "no worse":
                 return np.asarray(gain > -margin)
             case "same":
@@ -333,7 +338,7 @@ class Taken:
     """[k] whether the reason for it is true."""
 
 
-def _play(stage: Stage, world: World, drawn: Drawn, rule: Rule, ceiling: Floats, books: Books) -> None:
+def play(stage: Stage, world: World, drawn: Drawn, rule: Rule, ceiling: Floats, books: Books) -> None:
     """All studies drawn, from the first block to the lock; groups with the same decisions go on together."""
     study = stage.study
     wrong, missed = np.zeros(drawn.n, dtype=np.bool_), np.zeros(drawn.n, dtype=np.bool_)
@@ -341,7 +346,7 @@ def _play(stage: Stage, world: World, drawn: Drawn, rule: Rule, ceiling: Floats,
     groups: list[tuple[NDArray[np.intp], dict[str, DecisionRecord], int]] = [(np.arange(drawn.n), {}, 0)]
     while groups:
         at, decisions, block = groups.pop()
-        decisions = {**decisions, **_skipped(study, decisions)}
+        decisions = {**decisions, **skipped_trees(study, decisions)}
         view = _view(stage, world, drawn, at, decisions, block, rule)
         tree = next((tree for tree in study.trees.values() if _ready(view, tree)), None)
         if tree is None and block < len(study.blocks):
@@ -358,6 +363,7 @@ def _play(stage: Stage, world: World, drawn: Drawn, rule: Rule, ceiling: Floats,
             for taken in _decide(view, tree, rule, books):
                 if taken.where.any():
                     here = at[taken.where]
+                    books.counts["took", tree.name, taken.took] += len(here)
                     wrong[here] |= _count_wrong(view, tree, taken, books)
                     missed[here] |= _count_missed(view, tree, taken, books)
                     groups.append((here, {**decisions, tree.name: _record(view, tree, taken)}, block))
@@ -386,15 +392,6 @@ def _skip_is_open(view: View, tree: Tree) -> bool:
     skip = view.study.sweeps[tree.sweep].skip
     asked = [atom.decision for atom in atoms(skip.condition) if isinstance(atom, Took)] if skip else []
     return not all(is_made(view.decisions.get(name)) for name in asked)
-
-
-def _skipped(study: Study, decisions: Decisions) -> dict[str, DecisionRecord]:
-    skipped = skipped_sweeps(study, decisions)
-    return {
-        tree.name: DecisionRecord(tree.name, tree.sweep, "skipped", "", "", {}, "", "rule", "")
-        for tree in study.trees.values()
-        if tree.sweep in skipped
-    }
 
 
 def _record(view: View, tree: Tree, taken: Taken) -> DecisionRecord:
@@ -542,14 +539,14 @@ def _by_lowest(view: View, tree: Tree) -> Iterator[Taken]:
     """The run with the best single value wins, whatever the lines say."""
     metric = view.study.metrics[metric_of(view.study, tree)]
     kept = keeps(view, tree)
-    runs = [kept, *(run for run in takeable(view.study, tree) if run != kept)]
+    runs = [*([kept] if kept else []), *(run for run in takeable(view.study, tree) if run != kept)]
     sign = 1 if metric.better == "higher" else -1
     best = np.stack([_finite_max(sign * view.scores(metric.name)[run].values) for run in runs], axis=1)
     winner = best.argmax(axis=1)
     truth = [sign * view.truth(run, metric.name) for run in runs]
     for place, run in enumerate(runs):
         line = _line_taking(view, tree, run)
-        yield Taken(winner == place, run, line, np.asarray(truth[place] > truth[0] + 1e-12) | (place == 0))
+        yield Taken(winner == place, run, line, np.asarray(truth[place] > truth[0] + NOTHING) | (run == kept))
 
 
 def _finite_max(values: Floats) -> Floats:
@@ -599,11 +596,6 @@ def _pair(view: View, atom: Compared) -> frozenset[str]:
 # ---------------------------------------------------------------- what is right, seen from outside
 
 
-def takeable(study: Study, tree: Tree) -> list[str]:
-    """The runs that some line of a tree takes, by their own names; not `its start`."""
-    return list(dict.fromkeys(study.aliases.get(run, run) for line in tree.lines for run in line.take.runs))
-
-
 def keeps(view: View, tree: Tree) -> str:
     """What a tree takes by `otherwise`."""
     last = tree.lines[-1]
@@ -622,10 +614,10 @@ def _count_missed(view: View, tree: Tree, taken: Taken, books: Books) -> Bools:
     """[where] something better by a margin was there to take."""
     metric = view.study.metrics[metric_of(view.study, tree)]
     sign = 1 if metric.better == "higher" else -1
-    gains = _gains(view.study, view.drawn, tree)
+    gains = true_gains(view.study, view.drawn, tree)
     best = np.max(np.stack([gain[view.at] for gain in gains.values()]), axis=0)
     took = 0.0 if taken.took in (STOP, keeps(view, tree)) else sign * view.own(taken.took, metric.name) - _kept(view, tree)
-    missed = np.asarray(best - took >= metric.margin * (1 - 1e-9))[taken.where]
+    missed = np.asarray(best - took >= metric.margin * JUST_BELOW)[taken.where]
     books.counts["missed in", tree.name] += int(missed.sum())
     return missed
 
@@ -633,78 +625,7 @@ def _count_missed(view: View, tree: Tree, taken: Taken, books: Books) -> Bools:
 def _kept(view: View, tree: Tree) -> Floats:
     """[k] true effect of what the tree keeps, in its metric's good direction."""
     metric = view.study.metrics[metric_of(view.study, tree)]
-    return _good(view.study, view.drawn, _keeps_row(view.study, tree), metric.name)[view.at]
-
-
-def _keeps_row(study: Study, tree: Tree) -> str:
-    """The row kept by `otherwise`; "" for its start."""
-    runs = tree.lines[-1].take.runs
-    return study.aliases.get(runs[0], runs[0]) if runs else ""
-
-
-def _good(study: Study, drawn: Drawn, run: str, metric: str) -> Floats:
-    """[n] a row's true effect against its start, in the good direction; 0 for the baseline and for a start."""
-    if run in ("", study.baseline):
-        return np.zeros(drawn.n)
-    sign = 1 if study.metrics[metric].better == "higher" else -1
-    return sign * drawn.effects.get((run, metric), np.zeros(drawn.n))
-
-
-def _gains(study: Study, drawn: Drawn, tree: Tree) -> dict[str, Floats]:
-    """Run -> [n] its true gain over what the tree keeps; −inf where what every line that takes it says is false."""
-    metric = metric_of(study, tree)
-    kept = _keeps_row(study, tree)
-    base = _good(study, drawn, kept, metric)
-    gains = {kept: np.zeros(drawn.n)}
-    for run in takeable(study, tree):
-        if run != kept:
-            gains[run] = np.where(_deserves(study, drawn, tree, run), _good(study, drawn, run, metric) - base, -np.inf)
-    return gains
-
-
-def _deserves(study: Study, drawn: Drawn, tree: Tree, run: str) -> Bools:
-    """[n] whether some line that takes the run would hold if the truth were known; a line that compares nothing does not count."""
-    deserved = np.zeros(drawn.n, dtype=np.bool_)
-    for line in tree.lines:
-        asked = [
-            atom for atom in atoms(line.condition) if isinstance(atom, Compared) and study.aliases.get(atom.a, atom.a) == run
-        ]
-        if asked and run in [study.aliases.get(name, name) for name in line.take.runs]:
-            deserved |= np.logical_and.reduce([_truly(study, drawn, atom) for atom in asked])
-    return deserved
-
-
-def _truly(study: Study, drawn: Drawn, atom: Compared) -> Bools:
-    metric = study.metrics[atom.metric]
-    a, b = (study.aliases.get(run, run) for run in (atom.a, "" if atom.b == ITS_START else atom.b))
-    gain = _good(study, drawn, a, metric.name) - _good(study, drawn, b, metric.name)
-    low = {"better": 1e-12, "no worse": -metric.margin * (1 - 1e-9), "same": -metric.margin * (1 - 1e-9), "worse": -np.inf}
-    high = {"better": np.inf, "no worse": np.inf, "same": metric.margin * (1 - 1e-9), "worse": -1e-12}
-    return np.asarray((gain > low[atom.verdict]) & (gain < high[atom.verdict]))
-
-
-def best_reachable(study: Study, drawn: Drawn) -> Floats:
-    """[n] value of the best lock that the trees can reach, skips included: gains over what each tree keeps, in margins."""
-    best = np.full(drawn.n, -np.inf)
-    trees = list(study.trees.values())
-    gains = {tree.name: _gains(study, drawn, tree) for tree in trees}
-
-    def go_on(place: int, decisions: Decisions, value: Floats) -> None:
-        nonlocal best
-        if place == len(trees):
-            best = np.maximum(best, value)
-            return
-        tree = trees[place]
-        if tree.sweep in skipped_sweeps(study, decisions):
-            go_on(place + 1, {**decisions, **_skipped(study, decisions)}, value)
-            return
-        margin = study.metrics[metric_of(study, tree)].margin
-        for run, gain in gains[tree.name].items():
-            record = DecisionRecord(tree.name, tree.sweep, "decided", run, "", {}, "", "rule", "")
-            go_on(place + 1, {**decisions, tree.name: record}, value + gain / margin)
-
-    go_on(0, {}, np.zeros(drawn.n))
-    return best
+    return good_effect(view.study, view.drawn, kept_row(view.study, tree), metric.name)[view.at]
 
 
 def _value(view: View) -> Floats:
@@ -714,7 +635,7 @@ def _value(view: View) -> Floats:
         decision = view.decisions[tree.name]
         if decision.status == "decided" and decision.took not in (STOP, keeps(view, tree)):
             metric = metric_of(view.study, tree)
-            gain = _good(view.study, view.drawn, view.name(decision.took), metric)[view.at] - _kept(view, tree)
+            gain = good_effect(view.study, view.drawn, view.name(decision.took), metric)[view.at] - _kept(view, tree)
             value = value + gain / view.study.metrics[metric].margin
     return value
 

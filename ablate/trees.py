@@ -25,7 +25,7 @@ for the tree and not every combination.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice, product
 from typing import Literal
@@ -55,7 +55,7 @@ EQUIVALENCE_LEVEL = 0.05
 LEARN_LEVEL = 0.05
 MOST_CASES = 24
 """Outcomes of one tree that are told; the rest is told by its number."""
-MOST_COUNTED = 1000
+MOST_COUNTED = 200
 
 
 @dataclass(frozen=True)
@@ -396,10 +396,10 @@ class _Search:
 
     def __init__(self, world: _World, wanted: _Wanted) -> None:
         self.world, self.wanted = world, wanted
+        self.meaning = {atom: (world.variable(atom), world.fact(atom)) for condition, _ in wanted for atom in atoms(condition)}
         asked: dict[_Variable, dict[object, None]] = {}
-        for condition, _ in wanted:
-            for atom in atoms(condition):
-                asked.setdefault(world.variable(atom), {})[world.fact(atom)] = None
+        for variable, fact in self.meaning.values():
+            asked.setdefault(variable, {})[fact] = None
         self.asked = asked
         self.choices = {variable: world.choices(variable, list(facts)) for variable, facts in asked.items()}
 
@@ -421,24 +421,27 @@ class _Search:
         if open_ is None:
             yield known
             return
-        variable = self.world.variable(open_)
+        variable, _ = self.meaning[open_]
+        circle = _closes_a_circle(variable, known)
         for choice in self.choices[variable]:
             below = {**known, variable: choice}
-            if not self._blocked(variable, choice, known) and _means(self._differences(below, variable)) is not None:
+            if self._blocked(variable, choice.facts, known):
+                continue
+            if not circle or _means(self._differences(below, variable)) is not None:
                 yield from self._below(below)
 
     def _answer(self, atom: Atom, known: Mapping[_Variable, _Choice]) -> Answer:
-        variable, fact = self.world.variable(atom), self.world.fact(atom)
+        variable, fact = self.meaning[atom]
         if variable in known:
             return fact in known[variable].facts
-        return False if self._blocked(variable, _Choice(frozenset({fact})), known) else None
+        return False if self._blocked(variable, (fact,), known) else None
 
-    def _blocked(self, variable: _Variable, choice: _Choice, known: Mapping[_Variable, _Choice]) -> bool:
+    def _blocked(self, variable: _Variable, facts: Collection[object], known: Mapping[_Variable, _Choice]) -> bool:
         """Whether a verdict and a run's end exclude each other."""
-        if not choice.facts:
+        if not facts:
             return False
         if isinstance(variable, _Fate):
-            (outcome,) = choice.facts
+            (outcome,) = facts
             return any(
                 variable.run in _runs(other) and self.world.blocks(outcome, other.metric)
                 for other, shown in known.items()
@@ -570,6 +573,25 @@ _ORIGIN = ""
 """Stands for the number 0 among the runs."""
 _Bounds = dict[tuple[str, str], tuple[float, bool]]
 """(x, y) -> x − y at most so much, or (True) less than that."""
+
+
+def _closes_a_circle(variable: _Variable, known: Iterable[_Variable]) -> bool:
+    """Whether what is known already ties the runs of a variable together; only then can it contradict that."""
+    if not isinstance(variable, _Pair | _Windows):
+        return False
+    ties = [_ends(other) for other in known if isinstance(other, _Pair | _Windows) and other.metric == variable.metric]
+    start, end = _ends(variable)
+    reached, todo = {start}, [start]
+    while todo:
+        here = todo.pop()
+        beside = {y if x == here else x for x, y in ties if here in (x, y)} - reached
+        reached |= beside
+        todo += beside
+    return end in reached
+
+
+def _ends(variable: _Pair | _Windows) -> tuple[str, str]:
+    return (variable.a, variable.b) if isinstance(variable, _Pair) else (variable.run, _ORIGIN)
 
 
 def _bound(bounds: _Bounds, a: str, b: str, gain: _Range) -> None:

@@ -272,7 +272,7 @@ def test_a_second_launch_is_told_who_launches(tmp_path: Path, cluster: Cluster) 
     finally:
         os.kill(sleeper.pid, signal.SIGKILL)
         sleeper.wait()
-    assert run(desk, cluster, runs=("A1",)).exit_code == 3, "a dead holder's lease is free at once"
+    assert run(desk, cluster, runs=("A1",)).exit_code == 0, "a dead holder's lease is free at once"
 
 
 def test_gpus_that_can_never_fit_are_refused_before_anything_starts(tmp_path: Path, cluster: Cluster) -> None:
@@ -286,7 +286,7 @@ def test_a_budget_stops_starting_jobs_and_says_which(tmp_path: Path, cluster: Cl
     desk, witness = desk_of(tmp_path), Witness()
     outcome = run(desk, cluster, witness, max_cost=0.0001, runs=("A1", "A6"))
     assert not desk.store.attempts()
-    assert set(outcome.over_budget) == {"A1-s42", "A6-s42"}
+    assert set(outcome.over_budget) == {job.id for job in desk.plan().jobs if job.run in ("A1", "A6")}
     assert "A1-s42 is not started: the study would cost $0.00, above --max-cost 0.0001" in witness.of("budget")[0]
     assert outcome.exit_code == 3
 
@@ -332,4 +332,4 @@ def test_only_the_jobs_of_the_block_asked_for_are_started(tmp_path: Path, cluste
     desk = desk_of(tmp_path)
     outcome = run(desk, cluster, block="3")
     assert [job for job, state in states(desk).items() if state == "done"] == ["A1-s42"]
-    assert outcome.exit_code == 3
+    assert outcome.exit_code == 0, "all that was asked for has ended"

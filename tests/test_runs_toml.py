@@ -626,7 +626,7 @@ def test_the_shipped_study_reads_in_every_profile(profile: str) -> None:
     ]
     assert study.lock_after == "5"
     assert study.runs["D1"].start == Start("winners", ("freeze", "lr"))
-    assert study.settings["train.samples"] == {"tiny": 9_600, "smoke": 480}.get(profile, 1_000_000)
+    assert study.settings["train.samples"] == {"tiny": 9_600, "smoke": 240}.get(profile, 1_000_000)
 
 
 def test_the_first_study_of_init_reads_in_every_profile(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_wide_tree_is_analysed_at_once() -> None:
     study, sweep = small_study(tree)
     report = analyse(study, sweep, tree, {})
     assert verdicts(report) == ["fires", "fires", "fires", "fires", "fires"]
-    assert (len(report.only_otherwise), report.not_told) == (24, 976), "of 2^24, a thousand are counted"
+    assert (len(report.only_otherwise), report.not_told) == (24, 176), "there are 2^24"
 
 
 # ---------------------------------------------------------------- against compare.py
@@ -292,7 +292,7 @@ clause = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(clause, min_size=1, max_size=4))
 def test_every_verdict_on_a_line_is_that_of_a_brute_force_over_numbers(conditions: list[Condition]) -> None:
     tree = studies.tree("t", "sweep1", *[(f"line {at}", one, "A", "") for at, one in enumerate([*conditions, Otherwise()])])

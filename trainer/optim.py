@@ -71,12 +71,21 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, floa
     return rates
 
 
-def scale_and_clip(parameters: Sequence[nn.Parameter], scale: float, clip_norm: float) -> float:
-    """Multiply all gradients by `scale`, clip their global norm, and return the norm before clipping."""
+def scale_and_clip(parameters: Sequence[nn.Parameter], scale: float | Tensor, clip_norm: float) -> Tensor:
+    """Multiply all gradients by `scale`, clip their global norm, and return the norm before clipping: 0-dim, on their device."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     torch._foreach_mul_(gradients, scale)
     norm: Tensor = nn.utils.clip_grad_norm_(parameters, clip_norm)
-    return float(norm)
+    return norm
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, loss: Tensor, norm: Tensor) -> None:
+    """One step of the optimiser, or none where loss or norm is not finite; decided on the device, without waiting for it.
+
+    The fused AdamW leaves weights, moments and its count of steps as they are where `found_inf` is 1 (what gradient scalers use).
+    """
+    optimizer.found_inf = (~(loss.isfinite() & norm.isfinite())).float()  # type: ignore[attr-defined]  # read by fused AdamW
+    optimizer.step()
 
 
 class DivergenceWatch:

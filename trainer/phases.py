@@ -2,17 +2,17 @@
 
     with watching() as watch:
         train(...)
-    watch.seconds["step/encode"]
+    watch.seconds["encode"], watch.seconds["evaluate/encode"]
 
-Phases: step > data (next batch, packed, moved), encode (DINO), queries (looks), lm, loss (head included), backward, optimizer,
-sync (what ranks tell each other), logging; beside the steps: evaluate, save. Unwatched, a phase costs a call and nothing else.
+Phases of a step: data (next batch, packed, moved), encode (DINO), queries (looks), lm, loss (head included), backward, optimizer,
+sync (what ranks tell each other), logging; between steps: evaluate, save. Unwatched, a phase costs a call and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
@@ -20,13 +20,12 @@ import torch
 
 
 class Watch:
-    """Adds up the time of phases by their path, "step/lm"; what lies inside an inner phase counts there alone."""
+    """Adds up the time of phases by their path, "evaluate/lm"; what lies inside an inner phase counts there alone."""
 
     def __init__(self, device: torch.device | None = None, labels: bool = False) -> None:
         """device: a GPU to wait for at every boundary, so that its time is told (and the step is slower for it).
         labels: name the phases in a running torch profiler too."""
-        self.seconds: Counter[str] = Counter()
-        self.times: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._device = device if device is not None and device.type == "cuda" else None
         self._labels = labels
         self._open: list[str] = []
@@ -41,11 +40,10 @@ class Watch:
             with label:
                 yield
         finally:
-            path = self._pass()
-            self.times[path] += 1
+            self._pass()
             self._open.pop()
 
-    def _pass(self) -> str:
+    def _pass(self) -> None:
         """Book the time since the last boundary on the phases that are open."""
         if self._device is not None:
             torch.cuda.synchronize(self._device)
@@ -53,7 +51,6 @@ class Watch:
         if path:
             self.seconds[path] += now - self._since
         self._since = now
-        return path
 
 
 _UNWATCHED: AbstractContextManager[None] = contextlib.nullcontext()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -33,6 +33,12 @@ class Ranks:
         if self.world == 1:
             return model
         return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """Summed over all ranks, where it lies."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all ranks; every rank gets the same floats."""

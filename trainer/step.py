@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +21,64 @@ from trainer.evaluate import autocast, chunks
 from trainer.losses import token_losses
 from trainer.model.packing import Packed, pack
 from trainer.model.vision_language import Coarse, Prediction, VisionLanguageModel
+from trainer.phases import phase
 from trainer.ranks import Ranks
 
 COARSE_EVERY = 8
 """Where the coarse loss is only measured, it is on one micro-batch in so many."""
 
 
-@dataclass
+MEASURED = ("loss", "fine", "coarse")
+"""What is added up on the device."""
+COUNTED = ("targets", "compared", "tokens", "stop", "save")
+"""What is known on the host."""
+
+
 class Sums:
-    """What the micro-batches of a step add up to, on one rank or on all."""
+    """What the micro-batches of one rank add up to in a step. Losses stay on the device: nothing here waits for it.
 
-    loss: float = 0.0
-    """Nats, over supervised tokens."""
-    targets: float = 0.0
-    """Supervised tokens."""
-    fine: float = 0.0
-    coarse: float = 0.0
-    """Nats over the same tokens predicted from the fine and from the coarse view, where both were measured."""
-    compared: float = 0.0
-    """Those tokens."""
-    tokens: float = 0.0
-    """Visual and text tokens, without padding."""
-    stop: float = 0.0
-    """Ranks that were asked to stop."""
-    save: float = 0.0
-    """Ranks that want a checkpoint."""
+    loss: nats over supervised tokens (`targets` of them). fine, coarse: nats over the same tokens predicted from the fine and
+    from the coarse view, where both were measured (`compared`). tokens: visual and text, without padding. stop, save: ranks
+    that were asked to stop, that want a checkpoint.
+    """
 
-    def over(self, ranks: Ranks) -> Sums:
-        return Sums(*ranks.sum(astuple(self)))
+    def __init__(self, device: torch.device) -> None:
+        self.measured = torch.zeros(len(MEASURED), dtype=torch.float64, device=device)
+        self.counted = dict.fromkeys(COUNTED, 0)
+
+    def measure(self, name: str, nats: Tensor) -> None:
+        self.measured[MEASURED.index(name)] += nats.detach()
+
+    def over(self, ranks: Ranks) -> Totals:
+        """All ranks meet once; from here on every rank has the same numbers, and decides the same."""
+        counted = torch.tensor(list(self.counted.values()), dtype=torch.float64)
+        if ranks.device.type == "cuda":
+            counted = counted.pin_memory().to(ranks.device, non_blocking=True)
+        return Totals(ranks.add_up(torch.cat([self.measured, counted])))
+
+
+class Totals:
+    """The sums over all ranks, still on the device until they are read."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    @property
+    def loss(self) -> Tensor:
+        """Summed nats, 0-dim, float64."""
+        return self._values[MEASURED.index("loss")]
+
+    @property
+    def targets(self) -> Tensor:
+        """Supervised tokens of the step, at least 1: what gradients are divided by. 0-dim, float64."""
+        return self._values[len(MEASURED)].clamp(min=1.0)
+
+    def read(self, norm: Tensor) -> tuple[dict[str, float], float]:
+        """Every sum and the gradient norm as numbers: the one place where a step waits for the device."""
+        *values, norm_read = torch.cat([self._values, norm.detach().double().reshape(1)]).tolist()
+        told = dict(zip((*MEASURED, *COUNTED), values, strict=True))
+        told["loss"] = told["loss"] / told["targets"] if told["targets"] else 0.0
+        return told, norm_read
 
 
 class Clock:
@@ -99,9 +129,10 @@ def accumulate(
     clock: Clock,
 ) -> Sums:
     """Forward and backward of this rank's share of one step; gradients are left summed (under DDP: averaged over ranks)."""
-    sums = Sums()
+    sums = Sums(ranks.device)
     for i, _ in enumerate(plan.micro):
-        packed = pack(next(batches), model.connector.tokens_per_frame, ranks.device)
+        with phase("data"):
+            packed = pack(next(batches), model.connector.tokens_per_frame, ranks.device)
         if plan.idle:
             packed = packed.without_targets()  # all ranks meet in the last backward; this one adds zero
         with clock.computing():
@@ -109,10 +140,10 @@ def accumulate(
             together = contextlib.nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
             with together:
                 loss = _loss(wrapped, packed, _coarse(model, config, plan.number + i), config, ranks, sums)
-                torch.autograd.backward(loss)
-            sums.loss += loss.item()
-        sums.targets += packed.supervised
-        sums.tokens += 0 if plan.idle else packed.tokens
+                with phase("backward"):
+                    torch.autograd.backward(loss)
+        sums.counted["targets"] += packed.supervised
+        sums.counted["tokens"] += 0 if plan.idle else packed.tokens
     return sums
 
 
@@ -129,12 +160,15 @@ def _loss(wrapped: nn.Module, packed: Packed, coarse: Coarse, config: TrainConfi
     """The summed loss of a micro-batch; adds to `sums` what was measured on the way."""
     with autocast(config, ranks):
         prediction: Prediction = wrapped(packed, coarse=coarse)
-    losses = token_losses(prediction.logits, packed.targets)  # [P]
-    total = losses.sum()
-    if prediction.coarse_logits is None:
-        return total
-    coarse_losses = token_losses(prediction.coarse_logits, packed.targets)[packed.target_seen]
-    sums.fine += losses.detach()[packed.target_seen].sum().item()
-    sums.coarse += coarse_losses.detach().sum().item()
-    sums.compared += len(coarse_losses)
-    return total + config.train.lambda_coarse * coarse_losses.sum() if coarse == "trained" else total
+    with phase("loss"):
+        losses = token_losses(prediction.logits, packed.targets)  # [P]
+        total = losses.sum()
+        if prediction.coarse_logits is not None:
+            coarse_losses = token_losses(prediction.coarse_logits, packed.targets)[packed.seen]
+            sums.measure("fine", losses[packed.seen].sum())
+            sums.measure("coarse", coarse_losses.sum())
+            sums.counted["compared"] += len(coarse_losses)
+            if coarse == "trained":
+                total = total + config.train.lambda_coarse * coarse_losses.sum()
+        sums.measure("loss", total)
+    return total

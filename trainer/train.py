@@ -8,11 +8,10 @@ diverged); 143: told to stop by SIGTERM, a checkpoint is written; 2: the config,
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -31,9 +30,19 @@ from trainer.job import Job, read_job
 from trainer.metrics import KINDS, MetricsWriter
 from trainer.model.load import build_model, initial_weights_hash, save_pretrained
 from trainer.model.vision_language import VisionLanguageModel
-from trainer.optim import DivergenceWatch, build_optimizer, parameters_of, rate_factor, scale_and_clip, set_rates, warmup_steps
+from trainer.optim import (
+    DivergenceWatch,
+    build_optimizer,
+    parameters_of,
+    rate_factor,
+    scale_and_clip,
+    set_rates,
+    step_if_finite,
+    warmup_steps,
+)
+from trainer.phases import phase
 from trainer.ranks import Ranks, start_ranks, stop_ranks
-from trainer.step import Clock, Sums, accumulate, plan_step
+from trainer.step import Clock, accumulate, plan_step
 
 STOPPED = 143
 """Exit code after SIGTERM, as a shell reports it."""
@@ -99,7 +108,8 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
 
     with MetricsWriter(job.folder / "metrics.jsonl", job.attempt, on=ranks.first) as writer:
         if not progress.evals:
-            untrained = evaluator.evaluate(wrapped, model, 0)
+            with phase("evaluate"):
+                untrained = evaluator.evaluate(wrapped, model, 0)
             progress.untrained = {name: value for name, value in untrained.items() if name.startswith("val_loss")}
             progress.evals.append((0, untrained["val_loss"]))
             writer.write(0, untrained | {"samples": 0, "progress": 0.0})
@@ -114,24 +124,25 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
             clock = Clock()
             rates = set_rates(optimizer, rate_factor(progress.step, end.steps, config.optim))
             sums = accumulate(wrapped, model, batches, plan, config, ranks, clock)
-            sums.stop = float(stop.asked)
-            sums.save = float(ranks.first and time.monotonic() - saved_at > 60 * config.train.checkpoint_every_minutes)
-            sums = sums.over(ranks)  # from here on every rank has the same numbers, and decides the same
-            with clock.computing():
-                loss = sums.loss / sums.targets if sums.targets else 0.0
-                norm = scale_and_clip(trainable, ranks.world / max(sums.targets, 1.0), config.optim.clip_norm)
-                if math.isfinite(loss) and math.isfinite(norm):
-                    optimizer.step()
+            sums.counted["stop"] = int(stop.asked)
+            sums.counted["save"] = int(ranks.first and time.monotonic() - saved_at > 60 * config.train.checkpoint_every_minutes)
+            with phase("sync"):
+                totals = sums.over(ranks)  # from here on every rank has the same numbers, and decides the same
+            with clock.computing(), phase("optimizer"):
+                norm = scale_and_clip(trainable, ranks.world / totals.targets, config.optim.clip_norm)
+                step_if_finite(optimizer, totals.loss, norm)
                 optimizer.zero_grad(set_to_none=True)
+                told, grad_norm = totals.read(norm)
             samples = end.samples_of(progress.step)
-            progress.count(samples, norm, clock.step_s, clock.compute_s)
-            diverged = watch.after_step(loss, norm)
-            metrics = step_metrics(sums, rates, progress, end, ranks) | {"loss": loss, "grad_norm": norm}
-            metrics |= {"samples_per_s": samples / clock.step_s, "tokens_per_s": sums.tokens / clock.step_s}
+            progress.count(samples, grad_norm, clock.step_s, clock.compute_s)
+            diverged = watch.after_step(told["loss"], grad_norm)
+            metrics = step_metrics(told, rates, progress, end, ranks) | {"loss": told["loss"], "grad_norm": grad_norm}
+            metrics |= {"samples_per_s": samples / clock.step_s, "tokens_per_s": told["tokens"] / clock.step_s}
 
             last = progress.step == end.steps or diverged is not None
             if last or crosses(config.eval.every_samples, progress.samples - samples, progress.samples):
-                measured = evaluator.evaluate(wrapped, model, progress.step)
+                with phase("evaluate"):
+                    measured = evaluator.evaluate(wrapped, model, progress.step)
                 progress.evals.append((progress.step, measured["val_loss"]))
                 diverged = diverged or watch.after_eval(progress.step, measured["val_loss"])
                 last = last or diverged is not None
@@ -142,13 +153,15 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
             if last:
                 metrics |= final_metrics(progress, end, ranks, config.optim)
             if last or progress.step % config.log.every_steps == 0 or "val_loss" in metrics:
-                writer.write(progress.step, metrics)
+                with phase("logging"):
+                    writer.write(progress.step, metrics)
             if last:
                 break
-            if sums.save or sums.stop:
-                checkpoint.save(job.folder, model, optimizer, progress, ranks, config.train.keep_checkpoints)
+            if told["save"] or told["stop"]:
+                with phase("save"):
+                    checkpoint.save(job.folder, model, optimizer, progress, ranks, config.train.keep_checkpoints)
                 saved_at = time.monotonic()
-            if sums.stop:
+            if told["stop"]:
                 return False
 
     if ranks.first:
@@ -162,12 +175,14 @@ def crosses(every: int, before: int, after: int) -> bool:
     return after // every > before // every
 
 
-def step_metrics(sums: Sums, rates: dict[str, float], progress: Progress, end: Horizon, ranks: Ranks) -> dict[str, float]:
-    """What a step is told by, but its loss and speed; `sums` are over all ranks."""
+def step_metrics(
+    told: Mapping[str, float], rates: dict[str, float], progress: Progress, end: Horizon, ranks: Ranks
+) -> dict[str, float]:
+    """What a step is told by, but its loss and speed; `told` are the sums over all ranks."""
     metrics = {f"lr/{part}": rate for part, rate in rates.items()}
     metrics |= {"samples": progress.samples, "memory_gib": ranks.memory_gib(), "progress": progress.step / end.steps}
-    if sums.compared:
-        metrics |= {"loss_fine": sums.fine / sums.compared, "loss_coarse": sums.coarse / sums.compared}
+    if told["compared"]:
+        metrics |= {"loss_fine": told["fine"] / told["compared"], "loss_coarse": told["coarse"] / told["compared"]}
     return metrics
 
 

@@ -45,8 +45,8 @@ class Packed:
     """[P] token ids to predict."""
     target_from: tuple[Tensor, Tensor]
     """([P], [P]) sample and column each target is predicted from: the token left of it."""
-    target_seen: Tensor
-    """[P] bool: the target's sample has frames."""
+    seen: Tensor
+    """Those of the targets, by their place in 0..P-1, whose sample has frames."""
     shape: tuple[int, int]
     """(B, C)."""
 
@@ -66,7 +66,7 @@ class Packed:
     def without_targets(self) -> Packed:
         """The same samples, teaching nothing: what a rank without samples computes, so that all ranks meet."""
         none = self.targets[:0]
-        return _replace(self, targets=none, target_from=(none, none), target_seen=self.target_seen[:0])
+        return _replace(self, targets=none, target_from=(none, none), seen=self.seen[:0])
 
     def to(self, device: torch.device) -> Packed:
         def move(value: object) -> object:
@@ -109,7 +109,7 @@ def pack(batch: Batch, tokens_per_frame: int, device: torch.device) -> Packed:
         text_at=(text_row, visual_count[text_row] + text_place),
         targets=batch.ids[target_row, target_place],
         target_from=(target_row, visual_count[target_row] + target_place - 1),
-        target_seen=visual_count[target_row] > 0,
+        seen=(visual_count[target_row] > 0).nonzero()[:, 0],
         shape=(batch.ids.shape[0], int((visual_count + is_text.sum(1)).max())),
     ).to(device)
 

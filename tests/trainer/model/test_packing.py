@@ -24,7 +24,7 @@ def test_a_token_is_predicted_from_the_one_left_of_it() -> None:
     packed = pack(batch, 1, CPU)
     assert [x.tolist() for x in packed.target_from] == [[0, 0, 1, 1], [1, 2, 0, 1]]
     assert packed.targets.tolist() == [*batch.ids[0, :2].tolist(), *batch.ids[1, 1:].tolist()]
-    assert packed.target_seen.tolist() == [True, True, False, False]
+    assert packed.seen.tolist() == [0, 1]
 
 
 def test_the_first_token_of_a_text_without_frames_is_no_target() -> None:

@@ -1,0 +1,300 @@
+"""What the planned seeds can show: per line of a tree the effect it can see, and what it would take to see a margin. Pure.
+
+One comparison of runs with n_a and n_b seeds, noise sd of one job, df degrees of freedom: its difference has the standard error
+se = sd · √(1/n_a + 1/n_b). A verdict's power is computed exactly under the normal model, integrating over the estimated noise s:
+
+    better     P(G > max(δ, t(1 − level/2, df) · s/sd · se)),  G ~ N(true gain, se²),  df · s²/sd² ~ χ²(df)
+    no worse   P(G > t(0.95, df) · s/sd · se − δ)
+    same       P(|G| < δ − t(0.95, df) · s/sd · se)
+
+With δ = 0 the first is the noncentral t distribution, to which it is tested (statsmodels' TTestIndPower, simulation). Assumed:
+runs are not paired, none diverges, each has the same spread. Levels are the strictest Holm may ask for: a tree's share of
+`wrong_adoptions` divided by the number of its pairs; learn lines are at 0.05.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import special
+
+from ablate.conditions import ITS_START, Compared, Condition, Verdict, Within, atoms
+from ablate.study import Study, Sweep
+
+EQUIVALENCE_LEVEL = 0.05
+"""Of `no worse` and `same`; decide.py uses the same, and LEARN_LEVEL for learn lines."""
+LEARN_LEVEL = 0.05
+POWER = 0.80
+MOST_SEEDS = 1000
+"""Above this many seeds per run, the price of knowing is "out of reach"."""
+NODES = 80
+"""Of the quadrature over the estimated noise."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """One comparison before it is made."""
+
+    sd: float
+    """Of one job."""
+    df: float
+    """Degrees of freedom of the noise; infinite for a declared noise, which is treated as known."""
+    n_a: int
+    n_b: int
+    """0: against a constant."""
+    margin: float
+    level: float
+    """Two-sided, of `better` and `worse`."""
+
+    @property
+    def se(self) -> float:
+        return self.sd * math.sqrt(1 / self.n_a + (1 / self.n_b if self.n_b else 0.0))
+
+
+@dataclass(frozen=True)
+class Price:
+    """What it takes beyond the planned seeds; seeds None: out of reach."""
+
+    seeds: int | None
+    """Per run."""
+    jobs: int = 0
+    gpu_hours: float = 0.0
+    usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one comparison of a line can show."""
+
+    a: str
+    b: str
+    metric: str
+    verdict: Verdict
+    n_a: int
+    n_b: int
+    sd: float
+    """nan: nothing is known of the noise."""
+    df: float
+    level: float
+    margin: float
+    visible: float
+    """better, worse: the smallest true difference shown with probability 0.8. no worse, same: the smallest margin within which
+    two equal runs are shown to be equal with probability 0.8. nan: unknown noise."""
+    power: float
+    """better, worse: the chance that a true difference of one margin tells itself from 0 (the estimate must then also reach the
+    margin, which a true difference of one margin does half of the time). no worse, same: of two equal runs."""
+    answerable: bool
+    """`power` is at least 0.8."""
+    price: Price | None
+    """Of making it answerable, when it is not."""
+
+
+@dataclass(frozen=True)
+class LineSight:
+    """What one line can see with the planned seeds."""
+
+    sweep: str
+    tree: str
+    """"" for a learn line."""
+    text: str
+    sights: tuple[Sight, ...]
+
+    @property
+    def answerable(self) -> bool:
+        return all(sight.answerable for sight in self.sights)
+
+
+# ---------------------------------------------------------------- a study
+
+
+def lines_of(
+    study: Study, sweep: Sweep, noise: Mapping[str, float | None], its_start: Mapping[str, str], hours_of: Callable[[str], float]
+) -> tuple[LineSight, ...]:
+    """What every line of a sweep that compares can see.
+
+    noise:     metric -> standard deviation between seeds, declared or measured; None: unknown.
+    its_start: row -> the run trained as its start; a row that is not in it is compared with a run of as many seeds.
+    hours_of:  run -> wall hours of one of its jobs.
+    """
+    books = _Books(study, noise, its_start, hours_of)
+    found = []
+    for tree in sweep.trees:
+        asked = [atom for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared)]
+        pairs = {books.pair(atom) for atom in asked if atom.verdict in ("better", "worse")}
+        level = study.wrong_adoptions / max(len(study.trees), 1) / max(len(pairs), 1)
+        found += [(tree.name, line.text, books.sights(line.condition, level)) for line in tree.lines]
+    found += [("", learn.text, books.sights(learn.condition, LEARN_LEVEL)) for learn in sweep.learn]
+    return tuple(LineSight(sweep.name, tree, text, sights) for tree, text, sights in found if sights)
+
+
+@dataclass(frozen=True)
+class _Books:
+    study: Study
+    noise: Mapping[str, float | None]
+    its_start: Mapping[str, str]
+    hours_of: Callable[[str], float]
+
+    def name(self, run: str) -> str:
+        return self.study.aliases.get(run, run)
+
+    def other(self, atom: Compared) -> str:
+        if atom.b != ITS_START:
+            return self.name(atom.b)
+        return self.its_start.get(self.name(atom.a), f"{self.name(atom.a)}'s start")
+
+    def seeds(self, run: str) -> int:
+        return len(self.study.seeds[run.removesuffix("'s start").removesuffix("-start")])
+
+    def pair(self, atom: Compared) -> frozenset[str]:
+        return frozenset((self.name(atom.a), self.other(atom), f"on {atom.metric}"))
+
+    def df(self) -> float:
+        """Degrees of freedom of the pooled noise when all planned jobs have ended; infinite where no run has two seeds."""
+        pooled = sum(len(seeds) - 1 for seeds in self.study.seeds.values())
+        return pooled or math.inf
+
+    def sights(self, condition: Condition, level: float) -> tuple[Sight, ...]:
+        """One per comparison that a condition asks for."""
+        asked = [atom for atom in atoms(condition) if isinstance(atom, Compared | Within)]
+        return tuple(self.sight(atom, level) for atom in dict.fromkeys(asked))
+
+    def sight(self, atom: Compared | Within, level: float) -> Sight:
+        metric = self.study.metrics[atom.metric]
+        verdict: Verdict
+        if isinstance(atom, Within):
+            a, b, verdict, margin, n_b = self.name(atom.run), f"{atom.of:g}", "same", atom.distance, 0
+        else:
+            a, b, verdict, margin = self.name(atom.a), self.other(atom), atom.verdict, metric.margin
+            n_b = self.seeds(b)
+        n_a, sd = self.seeds(a), self.noise.get(metric.name)
+        if sd is None:
+            nan = math.nan
+            return Sight(a, b, metric.name, verdict, n_a, n_b, nan, self.df(), level, margin, nan, 0.0, False, None)
+        design = Design(sd, self.df(), n_a, n_b, margin, level)
+        power = resolving_power(design, verdict)
+        answerable = power >= POWER
+        price = None if answerable else self.price(design, verdict, a, b)
+        seen = visible(design, verdict)
+        return Sight(a, b, metric.name, verdict, n_a, n_b, sd, design.df, level, margin, seen, power, answerable, price)
+
+    def price(self, design: Design, verdict: Verdict, a: str, b: str) -> Price:
+        """Seeds per run, both runs alike, that give the verdict its power; and what the jobs to add cost."""
+        seeds = seeds_for(design, verdict)
+        if seeds is None:
+            return Price(None)
+        added = {a: seeds - design.n_a} | ({b: seeds - design.n_b} if design.n_b else {})
+        hours = sum(max(count, 0) * self.hours_of(run) for run, count in added.items()) * self.study.gpus_per_run
+        return Price(seeds, sum(max(count, 0) for count in added.values()), hours, hours * self.study.usd_per_gpu_hour)
+
+
+def unanswered(lines: Sequence[LineSight]) -> list[LineSight]:
+    """Lines whose question this budget cannot answer."""
+    return [line for line in lines if not line.answerable]
+
+
+# ---------------------------------------------------------------- one comparison
+
+
+def power_of(design: Design, verdict: Verdict, gain: float) -> float:
+    """Chance that `verdict` is shown when a is truly better by `gain` (in the metric's good direction)."""
+    match verdict:
+        case "better":
+            return _chance(design, design.level / 2, gain, lambda half: np.maximum(half, design.margin), None)
+        case "worse":
+            return power_of(design, "better", -gain)
+        case "no worse":
+            return _chance(design, EQUIVALENCE_LEVEL, gain, lambda half: half - design.margin, None)
+        case "same":
+            inside = _chance(
+                design, EQUIVALENCE_LEVEL, gain, lambda half: half - design.margin, lambda half: design.margin - half
+            )
+            return max(inside, 0.0)
+
+
+def resolving_power(design: Design, verdict: Verdict) -> float:
+    """better, worse: that the interval leaves out 0 at a true difference of one margin. no worse, same: shown at none."""
+    if verdict in ("better", "worse"):
+        return power_of(_with(design, margin=0.0), "better", design.margin)
+    return power_of(design, verdict, 0.0)
+
+
+def visible(design: Design, verdict: Verdict) -> float:
+    """See Sight.visible."""
+    if verdict in ("better", "worse"):
+        return _smallest(lambda gain: power_of(design, "better", gain), design)
+    return _smallest(lambda margin: power_of(_with(design, margin=margin), verdict, 0.0), design)
+
+
+def seeds_for(design: Design, verdict: Verdict) -> int | None:
+    """Smallest number of seeds per run with which `resolving_power` reaches 0.8; None: more than MOST_SEEDS.
+
+    Every seed added beyond a run's first also adds a degree of freedom; a declared noise is replaced by a measured one as soon
+    as a run has two seeds.
+    """
+    fewest = max(design.n_a, design.n_b, 1)
+
+    def enough(seeds: int) -> bool:
+        return resolving_power(_with_seeds(design, seeds), verdict) >= POWER
+
+    first = next((seeds for seeds in range(fewest, min(fewest + 8, MOST_SEEDS)) if enough(seeds)), None)
+    if first is not None or not enough(MOST_SEEDS):
+        return first
+    low, high = fewest + 7, MOST_SEEDS  # by now power grows with every seed
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _with(design: Design, margin: float) -> Design:
+    return Design(design.sd, design.df, design.n_a, design.n_b, margin, design.level)
+
+
+def _with_seeds(design: Design, seeds: int) -> Design:
+    runs = [design.n_a, *([design.n_b] if design.n_b else [])]
+    known = 0.0 if math.isinf(design.df) else design.df
+    df = known + sum(seeds - max(n, 1) for n in runs)
+    return Design(design.sd, df or math.inf, seeds, seeds if design.n_b else 0, design.margin, design.level)
+
+
+def _smallest(power: Callable[[float], float], design: Design) -> float:
+    """Smallest argument with which `power`, which grows, reaches POWER; to a part in 10^5."""
+    low, high = 0.0, max(design.margin, design.se)
+    while power(high) < POWER:
+        low, high = high, 2 * high
+    while high - low > 1e-5 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+    return high
+
+
+_Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def _chance(
+    design: Design, tail: float, gain: float, above: Callable[[_Array], _Array], below: Callable[[_Array], _Array] | None
+) -> float:
+    """P(above(half) < G < below(half)), half being the half width of the interval with `tail` outside on either side."""
+    ratio, weight = _noise_ratios(design.df)
+    critical = float(special.ndtri(1 - tail) if math.isinf(design.df) else special.stdtrit(design.df, 1 - tail))
+    half = critical * ratio * design.se
+    upper = 1.0 if below is None else special.ndtr((below(half) - gain) / design.se)
+    inside = np.maximum(upper - special.ndtr((above(half) - gain) / design.se), 0.0)
+    return float(np.dot(weight, inside))
+
+
+@lru_cache(maxsize=256)
+def _noise_ratios(df: float) -> tuple[_Array, _Array]:
+    """Nodes and weights for s/sd, where df · s²/sd² ~ χ²(df): Gauss and Legendre on pieces of its quantiles."""
+    if math.isinf(df):
+        return np.ones(1), np.ones(1)
+    x, w = np.polynomial.legendre.leggauss(NODES // 4)
+    edges = np.array([0.0, 0.02, 0.3, 0.8, 0.98, 1.0])
+    spans = np.diff(edges)
+    u = np.concatenate([low + span * (x + 1) / 2 for low, span in zip(edges[:-1], spans, strict=True)])
+    weight = np.concatenate([span * w / 2 for span in spans])
+    return np.sqrt(special.chdtri(df, 1 - u) / df), weight

@@ -1,0 +1,159 @@
+"""Power against statsmodels, against simulation through compare.py itself, and the lines of a study."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from statsmodels.stats.power import TTestIndPower
+
+from ablate.compare import Pool, Scores, compare
+from ablate.conditions import Verdict, parse
+from ablate.power import POWER, Design, LineSight, lines_of, power_of, resolving_power, seeds_for, unanswered, visible
+from ablate.study import Learn, Metric, Study
+from tests import studies
+
+DESIGN = Design(sd=0.05, df=6, n_a=3, n_b=2, margin=0.08, level=0.0125)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 12])
+@pytest.mark.parametrize("effect", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("level", [0.05, 0.0125])
+def test_two_runs_alone_have_the_power_that_statsmodels_gives(n: int, effect: float, level: float) -> None:
+    design = Design(sd=1.0, df=2 * n - 2, n_a=n, n_b=n, margin=0.0, level=level)
+    expected = TTestIndPower().power(effect, n, level / 2, alternative="larger")
+    assert power_of(design, "better", effect) == pytest.approx(expected, abs=2e-5)
+    assert power_of(design, "worse", -effect) == pytest.approx(expected, abs=2e-5)
+
+
+def simulated(design: Design, verdict: Verdict, gain: float, studies_: int = 4000) -> float:
+    """Share of made-up comparisons in which compare.py shows the verdict."""
+    draw = np.random.default_rng(7)
+    metric = Metric("score", "higher", margin=design.margin)
+    sds = (
+        design.sd * np.sqrt(draw.chisquare(design.df, studies_) / design.df)
+        if math.isfinite(design.df)
+        else np.full(studies_, design.sd)
+    )
+    shown = 0
+    for sd, gap in zip(sds, gain + design.se * draw.standard_normal(studies_), strict=True):
+        pool = Pool("score", float(sd), design.df, "measured")
+        a = Scores("A", "score", design.n_a, dict.fromkeys(range(design.n_a), float(gap)))
+        b = Scores("B", "score", design.n_b, dict.fromkeys(range(100, 100 + design.n_b), 0.0))
+        shown += verdict in compare(metric, a, b, pool, design.level).holds
+    return shown / studies_
+
+
+@pytest.mark.parametrize("df", [2.0, 6.0, math.inf])
+@pytest.mark.parametrize(
+    ("verdict", "gain"),
+    [("better", 0.1), ("better", 0.2), ("worse", -0.15), ("no worse", 0.0), ("no worse", 0.05), ("same", 0.0)],
+)
+def test_power_is_that_of_simulated_comparisons(df: float, verdict: Verdict, gain: float) -> None:
+    design = replace(DESIGN, df=df)
+    assert power_of(design, verdict, gain) == pytest.approx(simulated(design, verdict, gain), abs=0.025)
+
+
+def test_the_visible_effect_is_shown_four_times_of_five_with_all_that_the_verdict_asks() -> None:
+    seen = visible(DESIGN, "better")
+    assert power_of(DESIGN, "better", seen) == pytest.approx(POWER, abs=1e-3)
+    assert simulated(DESIGN, "better", seen) == pytest.approx(POWER, abs=0.025)
+    for verdict in ("no worse", "same"):
+        wide = replace(DESIGN, margin=visible(DESIGN, verdict))
+        assert simulated(wide, verdict, 0.0) == pytest.approx(POWER, abs=0.025)
+
+
+def test_a_difference_of_the_margin_is_shown_at_most_half_of_the_time() -> None:
+    precise = replace(DESIGN, sd=1e-4)
+    assert power_of(precise, "better", DESIGN.margin) == pytest.approx(0.5, abs=1e-6)
+    assert resolving_power(precise, "better") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("df", "sigmas"), [(2, 6.5), (6, 2.7)])
+def test_the_figures_that_shaped_the_rules_come_out_again(df: int, sigmas: float) -> None:
+    """F3 with 3 seeds and all else with 1; F1, F2 and F3 with 3: what one test at 0.05 sees, in standard deviations."""
+    ns = (3, 1) if df == 2 else (3, 3)
+    assert visible(Design(1.0, df, *ns, margin=0.0, level=0.05), "better") == pytest.approx(sigmas, rel=0.02)
+
+
+@pytest.mark.parametrize("verdict", ["better", "no worse", "same"])
+def test_the_price_of_knowing_is_the_fewest_seeds_that_give_the_power(verdict: Verdict) -> None:
+    design = Design(sd=0.1, df=3, n_a=1, n_b=2, margin=0.08, level=0.025)
+    seeds = seeds_for(design, verdict)
+    assert seeds is not None
+    df = 3 + (seeds - 1) + (seeds - 2)
+    enough, fewer = replace(design, n_a=seeds, n_b=seeds, df=df), replace(design, n_a=seeds - 1, n_b=seeds - 1, df=df - 2)
+    assert resolving_power(enough, verdict) >= POWER > resolving_power(fewer, verdict)
+
+
+def test_what_a_thousand_seeds_cannot_show_is_out_of_reach() -> None:
+    assert seeds_for(replace(DESIGN, margin=1e-4), "better") is None
+
+
+# ---------------------------------------------------------------- a study
+
+
+NOISE = {"val_loss": 0.04, "image_vqa": None}
+
+
+def condition_of(text: str, study: Study) -> object:
+    names = {**{run: run for run in study.runs}, **study.aliases}
+    return parse(text, on="val_loss", runs=names, metrics=study.metrics, decisions=())
+
+
+def lines(*texts: str, learn: str = "", **changes: object) -> tuple[LineSight, ...]:
+    bare = studies.study(**changes)
+    tree = studies.tree("t", "s", *[(text, condition_of(text, bare), "F1", "") for text in (*texts, "otherwise")])
+    learned = [Learn(learn, condition_of(learn, bare), "so")] if learn else []
+    sweep = studies.sweep("s", tree, learn=learned)
+    study = studies.study(sweep, **changes)
+    return lines_of(study, sweep, NOISE, {"F1": "F3"}, lambda _run: 4.5)
+
+
+def test_every_comparison_of_a_tree_is_judged_at_the_strictest_level_holm_may_ask_for() -> None:
+    found = lines(
+        "F1 better than F3",
+        "any of LR2, LR3 better than LR1",
+        "F3 worse than F1",
+        "LR4 no worse than F3",
+        learn="F1 worse than F3",
+    )
+    levels = {line.text: [sight.level for sight in line.sights] for line in found}
+    assert levels["F1 better than F3"] == levels["F3 worse than F1"] == [pytest.approx(0.05 / 3)]
+    assert levels["any of LR2, LR3 better than LR1"] == [pytest.approx(0.05 / 3)] * 2
+    assert levels["F1 worse than F3"] == [0.05]
+
+
+def test_planned_degrees_of_freedom_are_those_of_all_runs_with_two_seeds_and_more() -> None:
+    seeds = dict.fromkeys(studies.study().runs, (42,)) | {"F1": (42, 43, 44), "F2": (42, 43)}
+    (sight,) = lines("F1 better than its start", seeds=seeds)[0].sights
+    assert (sight.b, sight.n_a, sight.n_b, sight.df) == ("F3", 3, 1, 3)
+    (alone,) = lines("F1 better than F3")[0].sights
+    assert math.isinf(alone.df), "one seed each: the declared noise is taken as known"
+
+
+def test_a_question_out_of_this_budgets_reach_comes_with_seeds_hours_and_money() -> None:
+    found = lines("F1 better than F3")
+    (sight,) = found[0].sights
+    assert not sight.answerable
+    assert sight.visible > sight.margin
+    assert [line.text for line in unanswered(found)] == ["F1 better than F3"]
+    assert sight.price is not None
+    assert sight.price.seeds is not None
+    assert sight.price.jobs == 2 * (sight.price.seeds - 1)
+    assert sight.price.gpu_hours == pytest.approx(sight.price.jobs * 4.5 * 2)
+    assert sight.price.usd == pytest.approx(sight.price.gpu_hours * 0.5)
+
+
+def test_a_window_is_seen_with_the_seeds_of_one_run() -> None:
+    (sight,) = lines("F1 within 0.2 of 1")[0].sights
+    assert (sight.verdict, sight.b, sight.n_b, sight.margin) == ("same", "1", 0, 0.2)
+    assert sight.answerable
+
+
+def test_without_any_noise_nothing_can_be_said() -> None:
+    (sight,) = lines("F1 better than F3 on image_vqa")[0].sights
+    assert math.isnan(sight.visible)
+    assert (sight.answerable, sight.price) == (False, None)
