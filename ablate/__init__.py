@@ -1,0 +1,29 @@
+"""Ablation studies as programs: runs.toml → plan → launch → decide → lock.
+
+Start at cli.py; the story of a run is told in launch.py; what a verdict means is in compare.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # types only: `import ablate` must stay light
+    from ablate.compare import Comparison
+
+__all__ = ["compare_runs"]
+
+
+def compare_runs(
+    a: str, b: str, metrics: Sequence[str] = (), *, study: str | Path = "runs.toml", profile: str = ""
+) -> tuple[Comparison, ...]:
+    """Compare two runs of one start with the jobs that have ended; one comparison per metric, none while a run has no result.
+
+    b may be "its start". Without metrics: every declared one that both have measured. See pairs.compare_two, which this calls.
+    """
+    from ablate.desk import existing_desk
+    from ablate.pairs import compare_two
+    from ablate.runs_toml import read_study
+
+    return compare_two(existing_desk(read_study(Path(study), profile)), a, b, metrics).comparisons

@@ -11,7 +11,7 @@ import math
 import os
 import shlex
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +22,9 @@ from ablate.conditions import in_words, listed, near
 from ablate.cost import Source, Task, hours_of, totals
 from ablate.desk import Desk, measured_hours
 from ablate.freeze import take_text
-from ablate.plan import STARTABLE, Plan, PlannedJob, needed_jobs
+from ablate.plan import FAILURE, LOST_GPU_S, STARTABLE, Plan, PlannedJob, needed_jobs
 from ablate.provenance import code_hash
+from ablate.stale import find_stale
 from ablate.study import ENDED, JobState, Line, Settings, Study, Sweep, UserError, nested, runs_of_sweep
 from db.records import AttemptRecord, DecisionRecord, LockRecord
 
@@ -60,6 +61,7 @@ def plan(desk: Desk, block: str = "", gpus: int | None = None) -> Answer:
             "totals": books.totals(planned, shown, gpus),
             "skipped_sweeps": planned.skipped_sweeps,
             "orphans": planned.orphans,
+            "stale": [asdict(one) for one in find_stale(desk.study, planned, desk.store.all_decisions(), held)],
             "locked": held is not None and not held.lifted_at,
             "notes": _notes(desk, planned, books),
             "next": _next_after_plan(desk, planned, shown, block, held),
@@ -82,6 +84,15 @@ class Books:
     def booked(self, job: PlannedJob) -> float:
         """GPU-hours its attempts have taken, those under way included."""
         return sum(gpu_seconds(attempt) for attempt in self.tried(job)) / 3600
+
+    def failure(self, job: PlannedJob) -> str:
+        """The class of its last failure; "" if none was recognised."""
+        tried = self.tried(job)
+        return str(tried[-1].facts.get(FAILURE, "")) if tried else ""
+
+    def lost_gpu_s(self) -> float:
+        """GPU-seconds that crashes and stops undid: of each attempt without a result, what ran after its last checkpoint."""
+        return sum(float(attempt.facts.get(LOST_GPU_S, 0.0)) for tried in self.attempts.values() for attempt in tried)
 
     def expected(self, job: PlannedJob) -> tuple[float, Source]:
         """Wall hours it takes from start to end."""
@@ -283,6 +294,27 @@ def _next_after_launch(desk: Desk, end: Outcome, failed: Sequence[PlannedJob]) -
     return command(desk, "lock") if end.lock else command(desk, "decide")
 
 
+def stop(desk: Desk, jobs: Sequence[PlannedJob] | None) -> Answer:
+    """Ask jobs to checkpoint and stop (None: all, and the launch with them). It happens within seconds, not when this returns."""
+    from ablate import intervene
+
+    if jobs is not None:
+        asked, holder = intervene.stop_jobs(desk, jobs, now()), ""
+        return plain({**_head(desk), "stopping": asked, "launch": holder, "next": command(desk, "retry", *asked)})
+    asked, holder = intervene.stop_all(desk, now())
+    return plain({**_head(desk), "stopping": asked, "launch": holder, "next": command(desk, "launch")})
+
+
+def retry(desk: Desk, jobs: Sequence[PlannedJob]) -> Answer:
+    """Let failed or stopped jobs be tried again."""
+    from ablate import intervene
+
+    again = intervene.retry(desk, jobs, now())
+    lease = desk.store.lease()
+    words = ("status", "--follow") if lease else ("launch",)
+    return plain({**_head(desk), "again": again, "launch": lease.holder if lease else "", "next": command(desk, *words)})
+
+
 def attempt(record: AttemptRecord) -> Answer:
     """One attempt, as it ended."""
     return plain(asdict(record))
@@ -444,7 +476,10 @@ def status(desk: Desk) -> Answer:
             "states": Counter(job.state for job in counted),
             "running": [_running(job, books, latest.get(job.key or "", {})) for job in running],
             "ended": _ended(desk, [job for job in counted if job.state in ENDED]),
-            "failed": [{"id": job.id, "reason": job.reason} for job in counted if job.state == "failed"],
+            "failed": [
+                {"id": job.id, "reason": job.reason, "failure": books.failure(job)} for job in counted if job.state == "failed"
+            ],
+            "lost_gpu_minutes": books.lost_gpu_s() / 60,
             "waiting": _reasons(job for job in counted if job.state == "waiting"),
             "gpu_hours": layout["spent_gpu_hours"],
             "cost": layout["spent_cost"],
@@ -679,6 +714,74 @@ def rebuild(study: Study) -> Answer:
     database = root / "db" / "ablate.sqlite"
     collected = collect.rebuild_file(database, root / "outputs")
     return plain({"database": str(database), **asdict(collected)})
+
+
+# ---------------------------------------------------------------- rehearse
+
+
+def rehearse(
+    desk: Desk,
+    world: str,
+    noise: str,
+    studies: int,
+    rng_seed: int,
+    effects: Sequence[str] = (),
+    spreads: Sequence[str] = (),
+    diverge: float = 0.0,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Answer:
+    """The study played `studies` times on simulated results, and each promise of its rules held against a fifth as many.
+
+    effects:  "F1=0.167" or "A8b:image_vqa=0.03": true shift against the row's start, in the metric's unit.
+    spreads:  "val_loss=0.05": true sd between seeds; else what was measured, declared, or half the margin.
+    progress: called with the studies played so far and how many there will be.
+    """
+    from dataclasses import replace
+
+    from ablate import worlds
+    from ablate.evidence import job_results
+    from ablate.rehearse import rehearse as play
+    from ablate.targets import measure_targets, played
+
+    study, results = desk.study, job_results(desk, desk.plan())
+    sd = worlds.known_sd(study, results, dict(worlds.read_spread(study, text) for text in spreads))
+    given = dict(worlds.read_effect(study, text) for text in effects)
+    made = worlds.named_world(world, noise, study, results, {name: size for name, (size, _) in sd.items()}, given)
+    made = replace(made, diverge={**made.diverge, "": diverge}) if diverge else made
+    each = max(studies // 5, 1)
+    total, done = studies + played(study, each), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    hours = measured_hours(desk)
+    found = play(
+        study, made, studies=studies, rng_seed=rng_seed, hours_of=lambda run: hours_of(study, run, hours)[0], progress=advance
+    )
+    targets = measure_targets(study, made, studies=each, rng_seed=rng_seed, progress=advance)
+    ours = found.outcomes["trees"]
+    return plain(
+        {
+            **_head(desk),
+            "world": made.name,
+            "noise": made.noise,
+            "studies": studies,
+            "seed": rng_seed,
+            "sd": {name: {"sd": size, "source": source} for name, (size, source) in sd.items()},
+            "effects": [{"run": run, "metric": metric, "effect": effect} for (run, metric), effect in made.effects.items()],
+            "rules": [
+                {name: getattr(outcome, name) for name in ("rule", "wrong", "missed", "regret", "gpu_hours")}
+                | {"wrong_in": outcome.wrong_in, "missed_in": outcome.missed_in, "locks": outcome.locks}
+                for outcome in found.outcomes.values()
+            ],
+            "lines": [asdict(line) for line in ours.fired],
+            "never_fired": [{"where": line.where, "text": line.text} for line in ours.fired if line.asked and not line.fired],
+            "comparisons": [asdict(shown) for shown in ours.shown],
+            "targets": [{**asdict(target), "passed": target.passed} for target in targets],
+        }
+    )
 
 
 # ---------------------------------------------------------------- small things

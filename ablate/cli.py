@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -82,6 +83,9 @@ def launch(
     ] = None,
     because: Annotated[str, typer.Option("--because", help="Reason for an edit of what was frozen at the first launch.")] = "",
     abandon: Annotated[bool, typer.Option("--abandon", help="Give up attempts on a cluster that is gone for good.")] = False,
+    redo_stale: Annotated[
+        bool, typer.Option("--redo-stale", help="Train anew what rests on a decision that says something else now.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be started, start nothing.")] = False,
     here: Annotated[bool, typer.Option("--here", help="Train one job (--run F3@42) in the foreground, without Ray.")] = False,
     as_json: Json = False,
@@ -95,7 +99,7 @@ def launch(
     """
     from ablate import answers, screens
 
-    desk = _desk(study, profile)
+    desk = replace(_desk(study, profile), redo_stale=redo_stale)
     jobs = tuple(dict.fromkeys(job.id for name in run or () for job in _jobs_named(desk, name)))
     wanted_block = _block(desk.study, block)
     estimate = answers.dry_run(desk, wanted_block, jobs, gpus)
@@ -126,6 +130,9 @@ def decide(
     ] = "",
     tree: Annotated[str, typer.Option("--tree", help="Which tree to overrule, where the sweep has several.")] = "",
     because: Annotated[str, typer.Option("--because", help="Your reason, kept with the decision.")] = "",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Take what was decided again from the rows, and show all behind it; record nothing.")
+    ] = False,
     study: StudyFile = HERE,
     profile: Profile = "",
     as_json: Json = False,
@@ -139,12 +146,62 @@ def decide(
 
     desk = _desk(study, profile)
     names = tuple(_sweep(desk.study, name) for name in sweep or ())
+    if explain:
+        from ablate import evidence_answers, evidence_screens
+
+        if take:
+            raise UserError("--explain records nothing and --take does; give one of them")
+        _out(evidence_answers.explained(desk, names), as_json, evidence_screens.explained)
+        return
     if take:
         answers.overrule(desk, names, tree, take, because)
     answer = answers.decide(desk, names)
     _out(answer, as_json, screens.decide)
     if any(one["open"] for one in answers.sweeps_in(answer)):
         raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A run.", autocompletion=completion.run)],
+    b: Annotated[str, typer.Argument(help='The run it is compared with; "its start" for the one it was changed from.')],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="On this metric; may be given several times. Without it: all measured.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the forest plot into this .png or .svg.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Everything behind it: seeds, pool, ledger, formulas.")] = False,
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """Any two runs of one start: the interval, what holds, and what was equal. It is recorded nowhere and decides nothing.
+
+    Example: [bold]ablate compare A6 F3 --metric val_loss --plot a6.svg[/bold]
+    """
+    from ablate import evidence_answers, evidence_screens
+
+    answer = evidence_answers.compare(_desk(study, profile), a, b, metric or ())
+    if plot is not None:
+        evidence_answers.draw(answer, plot)
+    _out(answer, as_json, lambda document: evidence_screens.compare(document, explain))
+    if not answer["comparisons"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def audit(study: StudyFile = HERE, profile: Profile = "", as_json: Json = False) -> None:
+    """Take every decision and the lock again from the rows in the database, and name what no longer follows, and why.
+
+    Exit code: 0 all follow · 1 something does not.
+
+    Example: [bold]ablate audit[/bold]
+    """
+    from ablate import evidence_answers, evidence_screens
+
+    answer = evidence_answers.audited(_desk(study, profile))
+    _out(answer, as_json, evidence_screens.audit)
+    if not answer["ok"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -232,6 +289,37 @@ def logs(
 
 
 @app.command()
+def stop(
+    job: Annotated[str, typer.Argument(help="A run, a job or a key; without it everything.", autocompletion=completion.run)] = "",
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """Have a job write a checkpoint and stop; without a name all jobs, and the launch with them. Works from any machine.
+
+    A job stopped by name stays stopped until [bold]ablate retry[/bold]; after stopping all, the next launch goes on.
+
+    Example: [bold]ablate stop F3@42[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    _out(answers.stop(desk, _jobs_named(desk, job) if job else None), as_json, screens.stop)
+
+
+@app.command()
+def retry(job: JobName, study: StudyFile = HERE, profile: Profile = "", as_json: Json = False) -> None:
+    """Let a job that failed for good, or was stopped, be tried again from its last checkpoint.
+
+    Example: [bold]ablate retry F3@42[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    _out(answers.retry(desk, _jobs_named(desk, job)), as_json, screens.retry)
+
+
+@app.command()
 def lock(
     lift: Annotated[bool, typer.Option("--lift", help="Unlock, so that the study may go on.")] = False,
     because: Annotated[str, typer.Option("--because", help="Your reason, kept with the lock.")] = "",
@@ -287,6 +375,65 @@ def rebuild(study: StudyFile = HERE, profile: Profile = "", as_json: Json = Fals
     from ablate import answers, screens
 
     _out(answers.rebuild(_read(study, profile)), as_json, screens.rebuild)
+
+
+@app.command()
+def check(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", help="Only this part: effects, trees, power, resources; may be given several times.", metavar="PART"
+        ),
+    ] = None,
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """Before anything is launched: do rows take effect, can trees answer, can the seeds show it, is everything here.
+
+    Exit code: 0 nothing wrong (flags and notes are told) · 1 an error · 2 your mistake.
+
+    Example: [bold]ablate check --profile tiny --only trees --only power[/bold]
+    """
+    from ablate import check as checking
+    from ablate import check_screen
+
+    answer = checking.check(_desk(study, profile), checking.parts(only or ()))
+    _out(answer, as_json, check_screen.check)
+    raise typer.Exit(checking.exit_code(answer))
+
+
+@app.command()
+def rehearse(
+    studies: Annotated[int, typer.Option("--studies", help="How many studies to play.", min=1)] = 10_000,
+    world: Annotated[
+        str, typer.Option("--world", help="What is true: nothing, expected (--effect), or past (results in the database).")
+    ] = "nothing",
+    noise: Annotated[
+        str, typer.Option("--noise", help="Between seeds: normal, heavy, unequal, outliers, or past (resampled).")
+    ] = "normal",
+    effect: Annotated[
+        list[str] | None,
+        typer.Option("--effect", help="A row's true shift against its start.", metavar="F1=0.167 | A8b:image_vqa=0.03"),
+    ] = None,
+    sd: Annotated[list[str] | None, typer.Option("--sd", help="True spread between seeds.", metavar="val_loss=0.05")] = None,
+    diverge: Annotated[float, typer.Option("--diverge", help="Chance of each job to diverge.", min=0, max=1)] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the simulation: the same seed gives the same numbers.", min=0)] = 0,
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """Play the whole study on simulated results: what would be locked, how often wrongly, what would be missed.
+
+    Example: [bold]ablate rehearse --profile tiny --sd val_loss=0.05[/bold]
+    Example: [bold]ablate rehearse --world expected --effect F1=0.167 --noise heavy[/bold]
+    """
+    from ablate import answers, screens
+
+    desk = _desk(study, profile)
+    with screens.rehearsal_progress(quiet=as_json) as progress:
+        answer = answers.rehearse(desk, world, noise, studies, seed, effect or (), sd or (), diverge, progress)
+    _out(answer, as_json, screens.rehearse)
 
 
 def main() -> None:

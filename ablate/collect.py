@@ -184,6 +184,8 @@ def settle(
     match seen:
         case "stopped":
             return Verdict("end", "interrupted", "stopped on request")
+        case "killed":
+            return Verdict("end", "interrupted", "stopped on request, with no time to save")
         case "launcher gone":
             return Verdict("end", "interrupted", "the launch that ran it ended")
         case "lost":
@@ -235,6 +237,14 @@ def end_attempt(
     write_json(folders.attempt_record(record.job, record.number), vars(ended))
     store.end_attempt(record.job, record.number, state, reason, ended_at, gpu_s, facts)
     return ended
+
+
+def amend_attempt(store: Store, folders: Folders, record: AttemptRecord, facts: Mapping[str, Any]) -> AttemptRecord:
+    """Add to the facts of an attempt that has ended; the later value of a name wins."""
+    amended = replace(record, facts={**record.facts, **facts})
+    write_json(folders.attempt_record(record.job, record.number), vars(amended))
+    store.save_attempt(amended)
+    return amended
 
 
 def record_decision(store: Store, folders: Folders, record: DecisionRecord) -> DecisionRecord:

@@ -26,11 +26,12 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, variance
 from typing import Any, Literal
 
+import numpy as np
 from scipy import special
 
 from ablate.conditions import Outcome, Verdict
 from ablate.fairness import Check, unfair
-from ablate.study import JobResult, Metric
+from ablate.study import ENDED, JobResult, Metric
 
 NoiseSource = Literal["measured", "declared", "none"]
 Method = Literal["pooled", "declared", "welch", "paired", "none"]
@@ -41,6 +42,8 @@ PAIRING_LEVEL = 0.001
 POWER = 0.80
 LEARNED = 0.05
 """A job has learned when it beats the answer without information by more than this share of it."""
+ERRORS_AVERAGED = 200
+"""Quantiles of the measured error over which the visible effect averages."""
 MOST_SEEDS = 1000
 """Above this many seeds per run, the price of knowing is "out of reach"."""
 
@@ -98,6 +101,8 @@ class Pool:
     """Run with replicates -> why it is not in the pool."""
     own: frozenset[str] = frozenset()
     """Runs left out because their spread is another; compared with their own variance."""
+    jobs: tuple[str, ...] = ()
+    """Keys of every job that had ended: what the pool was looked for in."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +141,18 @@ class Comparison:
     correlation: float
     """Between the runs over their common seeds; nan with fewer than three."""
     visible: float
-    """True difference that this comparison would show with probability 0.8 at `level`."""
+    """True difference that is called better (or worse) with probability 0.8 at `level`: the interval leaves out 0, and the
+    estimate passes the margin."""
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     error: float = math.nan
     """Standard error of `delta`."""
+    pool: Pool | None = None
+    """The noise it was judged with, and where that came from."""
+    diverged: tuple[tuple[int, int], ...] = ()
+    """Of `a`, then of `b`: how many of its jobs diverged, and how many it has."""
+    labels: tuple[str, ...] = ()
+    """What a reader must know before any number: "exploratory: ..."."""
 
     @property
     def n_a(self) -> int:
@@ -178,7 +190,8 @@ def compare(
     estimate = _estimate(a, b, pool)
     notes = (*_seed_notes(a, b), *(f"not in the pooled noise: {run}, {why}" for run, why in pool.left_out.items()))
     reason = refused or _strawman(a, b) or unfair(checks) or estimate.reason
-    return _judged(metric, a.run, b.run, estimate, reason, metric.margin, alpha, alpha_tost, tuple(checks), notes)
+    made = _judged(metric, a.run, b.run, estimate, reason, metric.margin, alpha, alpha_tost, tuple(checks), notes)
+    return replace(made, pool=pool, diverged=((a.diverged, a.jobs), (b.diverged, b.jobs)))
 
 
 def within(metric: Metric, a: Scores, distance: float, of: float, pool: Pool, alpha_tost: float = 0.05) -> Comparison:
@@ -195,14 +208,17 @@ def within(metric: Metric, a: Scores, distance: float, of: float, pool: Pool, al
         a.values,
         {},
     )
-    return _judged(metric, a.run, f"{of:g}", estimate, reason, distance, 2 * alpha_tost, alpha_tost, (), _seed_notes(a))
+    made = _judged(metric, a.run, f"{of:g}", estimate, reason, distance, 2 * alpha_tost, alpha_tost, (), _seed_notes(a))
+    return replace(made, pool=pool, diverged=((a.diverged, a.jobs),))
 
 
 def at_level(comparison: Comparison, alpha: float) -> Comparison:
     """The same comparison with better and worse judged at another level."""
     half = _quantile(1 - alpha / 2, comparison.df) * comparison.error
     low, high = comparison.delta - half, comparison.delta + half
-    moved = replace(comparison, level=alpha, low=low, high=high, visible=_visible(comparison.error, comparison.df, alpha))
+    margin = comparison.margin if comparison.values_b else 0.0
+    visible = _visible(comparison.error, comparison.df, alpha, margin)
+    moved = replace(comparison, level=alpha, low=low, high=high, visible=visible)
     return replace(moved, holds=_holds(moved))
 
 
@@ -270,12 +286,13 @@ def noise_pool(metric: Metric, results: Mapping[str, Sequence[JobResult]], sampl
         left_out[run] = f"its spread stands out: sd {math.sqrt(spread[run][0]):.3g} against {others:.3g} (F test, p = {p:.2g})"
         own.add(run)
         spread = _without(spread, run)
+    seen = tuple(job.key for jobs in results.values() for job in jobs if job.state in ENDED)
     if spread:
         pooled, df = _pooled(spread)
-        return Pool(metric.name, math.sqrt(pooled), df, "measured", tuple(spread), left_out, frozenset(own))
+        return Pool(metric.name, math.sqrt(pooled), df, "measured", tuple(spread), left_out, frozenset(own), seen)
     if metric.noise is not None:
-        return Pool(metric.name, metric.noise, math.inf, "declared", (), left_out, frozenset(own))
-    return Pool(metric.name, math.nan, math.nan, "none", (), left_out, frozenset(own))
+        return Pool(metric.name, metric.noise, math.inf, "declared", (), left_out, frozenset(own), seen)
+    return Pool(metric.name, math.nan, math.nan, "none", (), left_out, frozenset(own), seen)
 
 
 def seeds_to_see(comparison: Comparison, effect: float) -> int | None:
@@ -351,6 +368,26 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             for check in comparison.checks
         ],
         "notes": list(comparison.notes),
+        "labels": list(comparison.labels),
+        "diverged": [list(counts) for counts in comparison.diverged],
+        "budget": _budget(comparison.checks),
+        "pool": _pool_json(comparison.pool) if comparison.pool else None,
+    }
+
+
+def _budget(checks: Sequence[Check]) -> dict[str, str]:
+    """The budget both were measured at, as their trainers report it: samples of a and of b; "" where one does not."""
+    return next(({"a": check.a, "b": check.b} for check in checks if check.name == "samples"), {"a": "", "b": ""})
+
+
+def _pool_json(pool: Pool) -> dict[str, Any]:
+    return {
+        "sd": _finite(pool.sd),
+        "df": _finite(pool.df),
+        "source": pool.source,
+        "runs": list(pool.runs),
+        "left_out": dict(pool.left_out),
+        "jobs": list(pool.jobs),
     }
 
 
@@ -563,14 +600,28 @@ def _quantile(probability: float, df: float) -> float:
     return float(special.ndtri(probability) if math.isinf(df) else special.stdtrit(df, probability))
 
 
-def _visible(error: float, df: float, alpha: float) -> float:
-    """Difference found with probability POWER by a two-sided test; the chance of finding it with the wrong sign is left out."""
+def _visible(error: float, df: float, alpha: float, margin: float = 0.0) -> float:
+    """Difference found with probability POWER by a two-sided test whose estimate must also pass the margin.
+
+    The chance of finding it with the wrong sign is left out. Without a margin this is a quantile of the noncentral t; with one,
+    the estimate must pass the larger of margin and critical × measured error, averaged over what error would be measured.
+    """
     if math.isnan(error):
         return math.nan
-    critical = _quantile(1 - alpha / 2, df)
+    critical, normal = _quantile(1 - alpha / 2, df), float(special.ndtri(POWER))
     if math.isinf(df):
-        return (critical + float(special.ndtri(POWER))) * error
-    return float(special.nctdtrinc(df, 1 - POWER, critical)) * error
+        return max(critical * error, margin) + normal * error
+    by_test = float(special.nctdtrinc(df, 1 - POWER, critical)) * error
+    if not margin > 0 or not error > 0:
+        return max(by_test, margin)
+    chances = (np.arange(ERRORS_AVERAGED) + 0.5) / ERRORS_AVERAGED
+    needed = np.maximum(critical * error * np.sqrt(special.chdtri(df, chances) / df), margin)
+    low, high = max(by_test, margin), by_test + margin + normal * error
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        enough = float(special.ndtr((middle - needed) / error).mean()) >= POWER
+        low, high = (low, middle) if enough else (middle, high)
+    return high
 
 
 def _df_with(comparison: Comparison, n: int) -> float:

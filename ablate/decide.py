@@ -241,13 +241,17 @@ class _Facts:
             return _Missing(f"the start of {runs[0]} is not known yet")
         if reasons := [reason for run in runs if (reason := self.unended(run))]:
             return _Missing(", ".join(reasons))
-        metric, pool = self.study.metrics[atom.metric], self.pool(atom.metric)
         if isinstance(atom, Within):
+            metric, pool = self.study.metrics[atom.metric], self.pool(atom.metric)
             return within(metric, self.scores(atom.run, atom.metric), atom.distance, atom.of, pool, EQUIVALENCE_LEVEL)
-        a, b = runs
+        return self.pair(runs[0], runs[1], atom.metric, alpha)
+
+    def pair(self, a: str, b: str, metric: str, alpha: float) -> Comparison:
+        """Two runs, with the jobs that have ended."""
         checks = ledger(self.jobs(a), self.jobs(b), self._declared(a) | self._declared(b), self.study.stateful)
-        left, right = self.scores(a, atom.metric), self.scores(b, atom.metric)
-        return compare(metric, left, right, pool, alpha, EQUIVALENCE_LEVEL, checks, refusal(self.study, self.its_start, a, b))
+        refused = refusal(self.study, self.its_start, a, b)
+        left, right = self.scores(a, metric), self.scores(b, metric)
+        return compare(self.study.metrics[metric], left, right, self.pool(metric), alpha, EQUIVALENCE_LEVEL, checks, refused)
 
     def other(self, atom: Compared) -> str:
         """Name of the run that `atom.a` is compared with; "" while its start is not known."""
@@ -256,6 +260,23 @@ class _Facts:
     def _declared(self, run: str) -> set[str]:
         row = self.study.runs.get(self.name(run))
         return set(row.changes) if row else set()
+
+
+def compare_pair(
+    study: Study,
+    results: Mapping[str, Sequence[JobResult]],
+    its_start: Mapping[str, str],
+    a: str,
+    b: str,
+    metrics: Sequence[str],
+    alpha: float = LEARN_LEVEL,
+) -> tuple[Comparison, ...]:
+    """Two runs on these metrics, asked by hand: each at `alpha` by itself, with the jobs that have ended.
+
+    results: as for `decide_sweep`. Runs of different starts are refused: the comparison says why, and nothing holds.
+    """
+    facts = _Facts(study, Sweep("", "", (), ""), results, {}, its_start)
+    return tuple(facts.pair(a, b, metric, alpha) for metric in metrics)
 
 
 def refusal(study: Study, its_start: Mapping[str, str], a: str, b: str) -> str:

@@ -15,9 +15,13 @@ class Desk:
     study: Study
     store: Store
     folders: Folders
+    redo_stale: bool = False
+    """Whether what rests on decisions that have turned is trained anew: a person asked for it."""
 
     def plan(self) -> Plan:
-        return make_plan(self.study, self.store.attempts(), self.store.decisions())
+        history = self.store.all_decisions()
+        current = {record.name: record for record in history}
+        return make_plan(self.study, self.store.attempts(), current, history=history, redo_stale=self.redo_stale)
 
 
 def open_desk(study: Study) -> Desk:

@@ -6,7 +6,8 @@ outputs/
     frozen.json  deviations.json  lock.json  earlier_locks.json
     decisions/0001-freeze.json             one file per record, never edited
     <job key>/job.json
-    <job key>/<attempt>/                   attempt.json  config.json  gang.json          ours
+    stop.json                              a person asks the launch to end
+    <job key>/<attempt>/                   attempt.json  config.json  gang.json  stop.json   ours
                                            metrics.jsonl  facts.json  result.json       the trainer's
                                            rank0.log  checkpoints/00000120/
 
@@ -85,6 +86,10 @@ class Folders:
     @property
     def decisions(self) -> Path:
         return self.base / "decisions"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.base / "stop.json"
 
     def decision(self, number: int, name: str) -> Path:
         """Of record `number`; the name is there for the reader only."""

@@ -21,10 +21,15 @@ from typing import Any, Literal
 GangCause = Literal["ended", "rank failed", "stopped", "killed"]
 """ended: every rank left with 0. stopped: asked to, and left in time. killed: asked to, and did not."""
 
+STOP_FILE = "stop.json"
+"""Put into the attempt's folder, it stops the gang: who cannot reach the supervisor can still reach the folder."""
+STOP_GRACE_S = 60.0
+"""Time the ranks get to write a checkpoint when a file or a signal asks."""
+
 FAILURE_GRACE_S = 0.5
 """What the other ranks get after one has failed; without their peer they can only clean up."""
 
-_LOOK_S, _LOOK_WHEN_ENDING_S = 0.05, 0.01
+_LOOK_S, _LOOK_WHEN_ENDING_S, _LOOK_FOR_FILE_S = 0.05, 0.01, 0.5
 _LEASH = str(Path(__file__).with_name("leash.py"))
 _TAIL_LINES, _TAIL_BYTES = 20, 8192
 
@@ -199,8 +204,12 @@ def _watch(gang: Gang, ranks: Sequence[subprocess.Popen[bytes]], stop: Stop) -> 
     """Wait for the ranks; end them all once one failed or a stop was asked."""
     failed: int | None = None
     terminated = killed = False
-    deadline = float("inf")
+    deadline, look_for_file_at = float("inf"), 0.0
     while alive := [rank for rank in ranks if not _ended(rank)]:
+        if not stop.asked and time.monotonic() >= look_for_file_at:
+            look_for_file_at = time.monotonic() + _LOOK_FOR_FILE_S
+            if (gang.folder / STOP_FILE).exists():
+                stop.ask(STOP_GRACE_S)
         if not stop.asked and failed is None and (failed := _first_failed(ranks)) is not None:
             deadline = time.monotonic() + FAILURE_GRACE_S
         ending = stop.asked or failed is not None

@@ -12,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +29,7 @@ import psutil
 import ray
 from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, AuthenticationError, RayActorError
 
-from ablate.gang import Gang, GangCause, GangEnd, Keeper, Stop, run_gang
+from ablate.gang import STOP_GRACE_S, Gang, GangCause, GangEnd, Keeper, Stop, run_gang
 from ablate.study import UserError
 
 NAMESPACE = "ablate"
@@ -54,6 +56,7 @@ class Attempt:
     """One try of a job, as it is handed to Ray."""
 
     study: str
+    """What tells it from other studies on the cluster."""
     profile: str
     key: str
     number: int
@@ -106,34 +109,59 @@ def actor_name(study: str, profile: str, attempt: AttemptId) -> str:
 
 
 class Supervisor:
-    """Owns one gang. Becomes a Ray actor that holds the attempt's GPUs; dies, and its ranks with it, or ends soon after them."""
+    """Owns one gang. Becomes a Ray actor that holds the attempt's GPUs; dies, and its ranks with it, or ends soon after them.
+
+    It needs nobody: the gang starts with it, so that a launch may die, or leave, as soon as Ray has taken the actor.
+    """
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._stop = Stop()
         self._started_at = time.time()
-        self._turn = threading.Lock()
-        self._end: GangEnd | None = None
         self._gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
+        _when_told_to_end(self._stop)
+        self._end = ThreadPoolExecutor(1, "gang").submit(self._work)  # its thread owns the ranks, and lasts as long as we do
 
     def where(self) -> Placed:
         return Placed(socket.gethostname(), self._gpus, os.getpid(), self._started_at)
 
     def run(self) -> GangEnd:
-        """Run the gang to its end. Called again, also from another launch: wait for the same end."""
-        attempt = self._attempt
-        with self._turn:
-            if self._end is None:
-                gang = Gang(attempt.folder, attempt.command, attempt.ranks, self._gpus, attempt.env, attempt.cwd)
-                self._end = run_gang(gang, self._stop)
-                # A launch that still lives ends us as soon as it has the answer. One that died must not leave us holding GPUs.
-                linger = threading.Timer(_LINGER_S, os._exit, args=(0,))
-                linger.daemon = True
-                linger.start()
-            return self._end
+        """Wait for the gang's end; whoever asks, and however often, hears of the same end."""
+        return self._end.result()
 
     def stop(self, grace_s: float) -> None:
         self._stop.ask(grace_s)
+
+    def _work(self) -> GangEnd:
+        attempt = self._attempt
+        try:
+            return run_gang(
+                Gang(attempt.folder, attempt.command, attempt.ranks, self._gpus, attempt.env, attempt.cwd), self._stop
+            )
+        finally:
+            # A launch that still lives ends us as soon as it has the answer. One that died must not leave us holding GPUs.
+            linger = threading.Timer(_LINGER_S, os._exit, args=(0,))
+            linger.daemon = True
+            linger.start()
+
+
+def _when_told_to_end(stop: Stop) -> None:
+    """SIGTERM, as a machine sends before it is taken away: the ranks write a checkpoint first.
+
+    Ray keeps the main thread busy outside Python, where no handler of ours would run; so the signal wakes a thread by a socket.
+    """
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def listen() -> None:
+        with ear, mouth:  # as long as this thread lives, that is as long as the process
+            while True:
+                if signal.SIGTERM in ear.recv(16):
+                    stop.ask(STOP_GRACE_S)
+
+    threading.Thread(target=listen, name="ear", daemon=True).start()
 
 
 @dataclass

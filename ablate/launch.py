@@ -11,28 +11,33 @@ database second, so that this process may die at any point: the next launch sett
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import hashlib
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol, get_args
 
-from ablate import collect, evidence, jobs
+import psutil
+
+from ablate import collect, evidence, intervene, jobs
 from ablate.collect import Seen, Verdict
 from ablate.cost import hours_of
 from ablate.evidence import Desk
-from ablate.folders import write_json
-from ablate.gang import Gang, Stop, run_gang
+from ablate.failures import classify
+from ablate.folders import newest_checkpoint, write_json
+from ablate.gang import STOP_GRACE_S, Gang, Stop, read_gang, run_gang
 from ablate.lock import NotYet
 from ablate.mirror import finish, start_mirror
-from ablate.plan import STARTABLE, Plan, PlannedJob
+from ablate.plan import FAILURE, HELD, LOST_GPU_S, STARTABLE, Plan, PlannedJob
 from ablate.provenance import Provenance, import_places
 from ablate.study import Study, UserError, nested, references
 from db.records import AttemptRecord, DecisionRecord, JobRecord, LockRecord
@@ -41,12 +46,14 @@ POLL_S = 0.2
 """How long the loop waits for something to end before it collects metrics again."""
 REPLAN_S = 2.0
 """How soon the loop sees what a person decided elsewhere."""
-LEASE_STALE_S = 60.0
-"""A lease not renewed for this long is free."""
+LEASE_STALE_S, NEVER_S = 60.0, 1e9
+"""A lease not renewed for this long is free; that of a living process of this machine never is."""
 MIRROR_S = 60.0
 """Time the wandb mirror gets at the end to write what is still missing."""
-GRACE_S = 60.0
+GRACE_S = STOP_GRACE_S
 """Time a job gets to write a checkpoint when it is stopped."""
+AGAIN_S = 2.0
+"""How long a launch on a cluster waits, before it leaves the jobs alone, for a second Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +183,8 @@ def mirrored(desk: Desk, watch: Watcher) -> Iterator[None]:
 def holding_the_lease(desk: Desk) -> Iterator[str]:
     """Only one launch at a time on a study; the second one hears who holds it. Yields who we are."""
     holder = f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
-    _free_a_dead_lease(desk)
-    if desk.store.acquire_lease(holder, utc_now(), LEASE_STALE_S) is None:
+    stale_s = LEASE_STALE_S if _free_a_dead_lease(desk) else NEVER_S
+    if desk.store.acquire_lease(holder, utc_now(), stale_s) is None:
         held = desk.store.lease()
         raise UserError(
             f"{held.holder if held else 'somebody'} is launching this study since {held.since if held else '?'}; watch it with "
@@ -189,14 +196,25 @@ def holding_the_lease(desk: Desk) -> Iterator[str]:
         desk.store.release_lease(holder)
 
 
-def _free_a_dead_lease(desk: Desk) -> None:
-    """A lease of a process of this machine that is gone need not grow stale."""
+def _free_a_dead_lease(desk: Desk) -> bool:
+    """A lease of a process of this machine that is gone need not grow stale. False: that process lives, so it never does.
+
+    A launch that was frozen for long still has its ranks.
+    """
     held = desk.store.lease()
     if held is None:
-        return
+        return True
     host, _, pid = held.holder.rpartition("@")[2].rpartition(":")
-    if host == socket.gethostname() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-        desk.store.release_lease(held.holder)
+    if host != socket.gethostname() or not pid.isdigit():
+        return True
+    if psutil.pid_exists(int(pid)):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(int(pid))
+            born_later = process.create_time() > _moment(held.since).timestamp() + 2.0  # its id has passed to another process
+            if process.status() != psutil.STATUS_ZOMBIE and not born_later:
+                return False
+    desk.store.release_lease(held.holder)
+    return True
 
 
 def _work_left(desk: Desk, options: Options) -> bool:
@@ -286,7 +304,7 @@ class Crew:
         total = sum(cluster.node_gpus())
         self.watch.event(Event("cluster", f"{total} GPUs on {len(cluster.node_gpus())} machine(s), {study.gpus_per_run} per job"))
         open_ = [(last.job, last.number) for last in self._open_attempts()]
-        alive = set(cluster.reattach(study.name, study.profile, open_))
+        alive = set(cluster.reattach(self.name_on_cluster, study.profile, open_))
         self._reconcile(lambda last: (last.job, last.number) in alive)
         planned = {job.key: job for job in self.desk.plan().jobs}
         for key, number in sorted(alive):
@@ -294,15 +312,23 @@ class Crew:
                 self.running[key, number] = self._resume_watching(planned[key], number)
                 self.watch.event(Event("started", f"{key} attempt {number} runs on; watching it again"))
 
+    @property
+    def name_on_cluster(self) -> str:
+        """Tells our attempts from those of another checkout of the same study on the same cluster."""
+        place = hashlib.sha256(str(self.desk.folders.base.resolve()).encode()).hexdigest()
+        return f"{self.desk.study.name}@{place[:8]}"
+
     def _reconcile(self, alive: Callable[[AttemptRecord], bool | None]) -> None:
         for last in self._open_attempts():
             folder = self.desk.folders.attempt(last.job, last.number)
             result, started = collect.read_result(folder), (folder / "rank0.log").exists()
-            seen: Seen = "" if last.cluster or not started else "launcher gone"
-            verdict = collect.settle("running", alive(last), result, started=started, seen=seen)
+            seen, codes, tail = _left_behind(folder)
+            if not seen and started and not last.cluster:
+                seen = "launcher gone"
+            verdict = collect.settle("running", alive(last), result, started=started, seen=seen, log_tail=tail)
             if verdict.action == "end":
                 self._collect_rest(last.job, last.number)
-                self._end(last, verdict, _elapsed(last, folder))
+                self._end(last, verdict, _elapsed(last, folder), seen, codes, tail)
 
     def _resume_watching(self, job: PlannedJob, number: int) -> _Running:
         record = attempt_of(self.desk, job.key or "", number)
@@ -318,6 +344,8 @@ class Crew:
         while True:
             if asked := self.watch.stop_asked():
                 return self._leave(kill=asked == "kill")
+            if intervene.launch_is_asked_to_stop(self.desk.folders, self.desk.store.lease()):
+                return self._leave(kill=False, with_jobs=True)
             started = self._start_what_fits(plan)  # before judging: a free GPU need not wait for statistics
             if ended:
                 self.decide()
@@ -331,7 +359,21 @@ class Crew:
             ended = self._wait()
             if ended:
                 plan = self.desk.plan()
-            self.desk.store.renew_lease(self.holder, utc_now())
+            if not self.desk.store.renew_lease(self.holder, utc_now()):
+                self._deposed()
+
+    def _deposed(self) -> NoReturn:
+        """We were out so long (frozen, asleep) that another launch took over: what we run must not run beside what it runs."""
+        assert self.cluster is not None
+        if not self.options.address:
+            self.cluster.stop_all(0.0)
+            while self.cluster.watched:
+                self.cluster.poll(POLL_S)
+        now = self.desk.store.lease()
+        raise UserError(
+            f"this launch did not answer for {LEASE_STALE_S:.0f} s or more, and {now.holder if now else 'somebody'} has taken "
+            f"over since {now.since if now else '?'}; nothing was lost, watch it with `ablate status --follow`"
+        )
 
     def _wait(self) -> bool:
         """Wait for something to end, not for long; take over what was written meanwhile. Whether an attempt ended."""
@@ -367,11 +409,11 @@ class Crew:
         self.watch.event(Event("locked", f"config {locked.hash[:12]} after block {self.desk.study.lock_after}"))
         return Outcome(plan, locked, waiting, self.options, self.interrupted, self.over_budget)
 
-    def _leave(self, kill: bool) -> Outcome:
-        """A person wants out. Embedded: jobs checkpoint and stop. A cluster that outlives us: they run on."""
+    def _leave(self, kill: bool, with_jobs: bool = False) -> Outcome:
+        """A person wants out. Embedded: jobs checkpoint and stop. A cluster that outlives us: they run on, unless `with_jobs`."""
         assert self.cluster is not None
         self.interrupted = True
-        if self.options.address and not kill:
+        if self.options.address and not kill and not with_jobs and not self._asked_again():
             self.watch.event(Event("note", "detached: the jobs run on in the cluster; `ablate launch` takes them up again"))
             return Outcome(self.desk.plan(), None, ("detached",), self.options, True)
         self.watch.event(Event("note", f"stopping {len(self.running)} jobs: each writes a checkpoint (Ctrl-C again: at once)"))
@@ -382,6 +424,16 @@ class Crew:
                 kill = True
                 self.cluster.stop_all(0.0)
         return Outcome(self.desk.plan(), None, ("interrupted",), self.options, True)
+
+    def _asked_again(self) -> bool:
+        """Whether a second Ctrl-C follows the first: then the jobs on the cluster are meant too."""
+        self.watch.event(Event("note", f"leaving; Ctrl-C again within {AGAIN_S:.0f} s stops the jobs on the cluster too"))
+        until = time.monotonic() + AGAIN_S
+        while time.monotonic() < until:
+            if self.watch.stop_asked() == "kill":
+                return True
+            time.sleep(POLL_S / 4)
+        return False
 
     # ------------------------------------------------------------ start
 
@@ -429,7 +481,7 @@ class Crew:
         study = self.desk.study
         self.cluster.start(
             jobs.Attempt(
-                study=study.name,
+                study=self.name_on_cluster,
                 profile=study.profile,
                 key=job.key or "",
                 number=number,
@@ -469,13 +521,27 @@ class Crew:
         self._collect_rest(end.key, end.number)
         result = collect.read_result(item.folder)
         verdict = collect.settle("running", False, result, started=True, seen=end.cause, log_tail=end.log_tail)
-        self._end(attempt_of(self.desk, end.key, end.number), verdict, item.seconds)
+        record = attempt_of(self.desk, end.key, end.number)
+        self._end(record, verdict, item.seconds, end.cause, end.exit_codes, end.log_tail)
 
-    def _end(self, record: AttemptRecord, verdict: Verdict, seconds: float) -> None:
-        gpu_s = seconds * record.gpus
-        collect.end_attempt(self.desk.store, self.desk.folders, record, verdict.state, verdict.reason, utc_now(), gpu_s)
+    def _end(
+        self, record: AttemptRecord, verdict: Verdict, seconds: float, seen: Seen, exit_codes: Sequence[int], log_tail: str
+    ) -> None:
+        """Write down how an attempt ended: why it failed, if it did, what that cost, and whether its job is to stay stopped."""
+        folder = self.desk.folders.attempt(record.job, record.number)
+        facts: dict[str, Any] = {}
+        if verdict.state in ("failed", "lost"):
+            facts[FAILURE] = classify("lost" if verdict.state == "lost" else seen, exit_codes, log_tail)
+        if verdict.state in ("failed", "lost", "interrupted"):
+            facts[LOST_GPU_S] = round(_lost_s(record, folder, seconds) * record.gpus, 1)
+        if verdict.state == "interrupted" and (who := intervene.held_by(folder)):
+            facts[HELD] = who
+        record = replace(record, facts={**record.facts, **facts})
+        store, folders = self.desk.store, self.desk.folders
+        collect.end_attempt(store, folders, record, verdict.state, verdict.reason, utc_now(), seconds * record.gpus)
+        what = f"{verdict.state} ({facts[FAILURE]})" if FAILURE in facts else verdict.state
         last_line = verdict.reason.strip().splitlines()[-1:]
-        self.watch.event(Event("ended", ": ".join([f"{record.job} {verdict.state} after {_duration(seconds)}", *last_line])))
+        self.watch.event(Event("ended", ": ".join([f"{record.job} {what} after {_duration(seconds)}", *last_line])))
 
     # ------------------------------------------------------------ look
 
@@ -613,6 +679,24 @@ def _elapsed(record: AttemptRecord, folder: Path) -> float:
     """Seconds from an attempt's start to the last sign of life in its folder."""
     signs = [path.stat().st_mtime for path in folder.glob("*") if path.is_file()]
     return max(0.0, max(signs, default=0.0) - _moment(record.started_at).timestamp())
+
+
+def _lost_s(record: AttemptRecord, folder: Path, seconds: float) -> float:
+    """Of the seconds an attempt ran, those after its newest checkpoint: what the next one must do again."""
+    saved = newest_checkpoint(folder)
+    if saved is None or not saved.exists():
+        return seconds
+    return min(max(_moment(record.started_at).timestamp() + seconds - saved.stat().st_mtime, 0.0), seconds)
+
+
+def _left_behind(folder: Path) -> tuple[Seen, tuple[int, ...], str]:
+    """How a gang was seen to end, its exit codes and the log's end, by gang.json; ("", (), "") if its supervisor died before."""
+    try:
+        about = read_gang(folder)
+    except ValueError:  # torn by a crash of the machine
+        return "", (), ""
+    cause: Seen = next((word for word in get_args(Seen) if word == about.get("cause")), "")
+    return cause, tuple(about.get("exit_codes", ())), str(about.get("log_tail", ""))
 
 
 def _moment(text: str) -> datetime:

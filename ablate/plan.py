@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablate.conditions import ITS_START, Answer, Atom, Took, atoms, evaluate
+from ablate.failures import FailureClass, named, tries_left
 from ablate.settings import as_toml
 from ablate.study import JobState, Run, Settings, Study, Tree, job_key, runs_of_sweep, runs_of_tree
 from db.records import AttemptRecord, DecisionRecord
 
 STARTABLE: frozenset[JobState] = frozenset({"ready", "interrupted"})
+
+FAILURE, FORGIVEN, HELD, LOST_GPU_S = "failure", "forgiven", "held", "lost_gpu_s"
+"""Facts of an attempt that launching adds: its failure's class, who asked to try again, who stopped it, what a crash cost."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class PlannedJob:
     """Attempts so far."""
     added: bool = False
     """A reference job that the planner added: somebody's start that no row trains."""
+    stale: bool = False
+    """It would train anew what was trained, or skipped, when a decision said something else: see stale.py."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,20 @@ class Plan:
         return tuple(job for job in self.jobs if job.state in STARTABLE)
 
 
-def make_plan(study: Study, attempts: Mapping[str, tuple[AttemptRecord, ...]], decisions: Mapping[str, DecisionRecord]) -> Plan:
+def make_plan(
+    study: Study,
+    attempts: Mapping[str, tuple[AttemptRecord, ...]],
+    decisions: Mapping[str, DecisionRecord],
+    *,
+    history: Sequence[DecisionRecord] = (),
+    redo_stale: bool = False,
+) -> Plan:
     """Sort every job by what may happen to it next.
 
-    attempts:  job key -> its attempts, oldest first.
-    decisions: tree -> its current decision.
+    attempts:   job key -> its attempts, oldest first.
+    decisions:  tree -> its current decision.
+    history:    every decision record, superseded ones too: what was trained or skipped under one of those is held back,
+    redo_stale: unless a person asked for it.
 
     Two calls with the same values give the same plan.
     """
@@ -70,12 +85,13 @@ def make_plan(study: Study, attempts: Mapping[str, tuple[AttemptRecord, ...]], d
     sweeps_of = _sweeps_of_runs(study)
     gates = _gates(study, sweeps_of, skipped, decisions)
     starts = _starts(study, decisions)
+    held = _Held.none() if redo_stale else _held(study, attempts, decisions, history, sweeps_of)
     jobs: list[PlannedJob] = []
     for row in study.runs.values():
         for run in (row, starts.added.get(row.name + REFERENCE)):
             if run:
                 jobs += _jobs_of(
-                    study, row, run, starts.settings[row.name], attempts, gates.get(row.name), sweeps_of.get(row.name, ())
+                    study, row, run, starts.settings[row.name], attempts, gates.get(row.name), sweeps_of.get(row.name, ()), held
                 )
     planned = {job.key for job in jobs if job.key}
     return Plan(
@@ -94,6 +110,7 @@ def _jobs_of(
     attempts: Mapping[str, tuple[AttemptRecord, ...]],
     gate: _Gate | None,
     sweeps: tuple[str, ...],
+    held: _Held,
 ) -> Iterator[PlannedJob]:
     """One job per seed of `row`; `run` is the row itself, or the reference run added for it."""
     settings = None if isinstance(start, str) else {**start, **run.changes}
@@ -106,6 +123,9 @@ def _jobs_of(
         key = job_key(study, run.name, seed, settings) if settings is not None else None
         tried = attempts.get(key, ()) if key else ()
         state, reason = _state(study, tried, gate, waits_for)
+        stale = held.reason(row, run, seed, key) if state == "ready" and not tried else ""
+        if stale:
+            state, reason = "waiting", stale
         yield PlannedJob(
             id=f"{run.name}-s{seed}",
             key=key,
@@ -120,6 +140,7 @@ def _jobs_of(
             gpus=study.gpus_per_run,
             attempt=len(tried),
             added=added,
+            stale=bool(stale),
         )
 
 
@@ -153,6 +174,12 @@ def start_settings(study: Study, run: Run, decisions: Mapping[str, DecisionRecor
 def is_made(decision: DecisionRecord | None) -> bool:
     """Whether others may build on it; a skipped tree is settled too: the baseline stays."""
     return decision is not None and decision.status != "waiting"
+
+
+def says_else(study: Study, one: DecisionRecord, other: DecisionRecord) -> bool:
+    """Whether what rests on `one` would be another thing resting on `other`."""
+    took = [study.aliases.get(record.took, record.took) for record in (one, other)]
+    return (took[0], dict(one.sets)) != (took[1], dict(other.sets))
 
 
 def skipped_sweeps(study: Study, decisions: Mapping[str, DecisionRecord]) -> dict[str, str]:
@@ -244,6 +271,59 @@ def _starts(study: Study, decisions: Mapping[str, DecisionRecord]) -> _Starts:
     return _Starts(settings, added, its_start)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What is not trained by itself, because a decision turned after something was built on it."""
+
+    rows: Mapping[str, str]
+    """Row that starts from a decision that turned -> which one, in words."""
+    skipped: Mapping[str, str]
+    """Row of a sweep that was skipped and is not any more -> why."""
+    trained: frozenset[str]
+    """Ids of jobs that have a result, under whatever key: "D1-s42"."""
+
+    @staticmethod
+    def none() -> _Held:
+        return _Held({}, {}, frozenset())
+
+    def reason(self, row: Run, run: Run, seed: int, key: str | None) -> str:
+        if row.name in self.skipped:
+            return f"stale: {self.skipped[row.name]}; `ablate launch --redo-stale` trains it"
+        if key and row.name in self.rows and f"{run.name}-s{seed}" in self.trained:
+            return f"stale: trained before {self.rows[row.name]}; `ablate launch --redo-stale` trains it anew"
+        return ""
+
+
+def _held(
+    study: Study,
+    attempts: Mapping[str, tuple[AttemptRecord, ...]],
+    decisions: Mapping[str, DecisionRecord],
+    history: Sequence[DecisionRecord],
+    sweeps_of: Mapping[str, tuple[str, ...]],
+) -> _Held:
+    turned = {
+        name: f"{name} took {now.took or 'nothing'}"
+        for name, now in decisions.items()
+        if any(old.name == name and is_made(old) and says_else(study, old, now) for old in history)
+    }
+    if not turned:
+        return _Held.none()
+    rows = {
+        run.name: " and ".join(turned[name] for name in run.start.names if name in turned)
+        for run in study.runs.values()
+        if run.start.kind == "winners" and turned.keys() & set(run.start.names)
+    }
+    skipped: dict[str, str] = {}
+    for sweep in study.sweeps.values():
+        asked = {atom.decision for atom in atoms(sweep.skip.condition) if isinstance(atom, Took)} if sweep.skip else set()
+        was = any(old.sweep == sweep.name and old.status == "skipped" for old in history)
+        if was and asked & turned.keys():
+            why = f"{sweep.name} was skipped before {' and '.join(turned[name] for name in sorted(asked & turned.keys()))}"
+            skipped |= dict.fromkeys(_own_runs(study, sweep.name, sweeps_of), why)
+    trained = frozenset(key.rsplit("-", 1)[0] for key, tried in attempts.items() if tried[-1].state in ("done", "diverged"))
+    return _Held(rows, skipped, trained)
+
+
 def _canonical(settings: Settings) -> str:
     return json.dumps(settings, sort_keys=True)
 
@@ -302,16 +382,38 @@ def _state(study: Study, tried: tuple[AttemptRecord, ...], gate: _Gate | None, w
         return "running", f"attempt {last.number} on {last.host or 'this machine'}"
     if gate and gate.skipped:
         return "skipped", gate.reason
-    failures = [attempt for attempt in tried if attempt.state in ("failed", "lost")]
-    if len(failures) >= study.max_attempts:
-        return "failed", f"{len(failures)} attempts failed, the last one: {failures[-1].reason}"
+    failures = [attempt for attempt in tried if attempt.state in ("failed", "lost") and not attempt.facts.get(FORGIVEN)]
+    kinds = [named(attempt.facts.get(FAILURE)) for attempt in failures]
+    left = tries_left(kinds, study.max_attempts)
+    if left <= 0:
+        return "failed", _for_good(kinds, study.max_attempts, failures[-1].reason)
     if gate or waits_for:
         return "waiting", gate.reason if gate else waits_for
+    if last and last.state == "interrupted" and last.facts.get(HELD):
+        return "waiting", f"stopped by {last.facts[HELD]}; `ablate retry` lets it go on from its last checkpoint"
     if last and last.state == "interrupted":
         return "interrupted", f"attempt {last.number} was interrupted; goes on from its last checkpoint"
+    if last and not failures:
+        return "ready", f"tried again as {last.facts.get(FORGIVEN)} asked"
     if last:
-        return "ready", f"attempt {last.number} {last.state}: {last.reason}; {study.max_attempts - len(failures)} tries left"
+        tries = f"{left} {'try' if left == 1 else 'tries'} left"
+        return "ready", f"attempt {last.number} {last.state}{_class(last)}: {last.reason}; {tries}"
     return "ready", "nothing is missing"
+
+
+def _for_good(kinds: list[FailureClass], max_attempts: int, reason: str) -> str:
+    """Why a job is not tried any more."""
+    tried = f"{len(kinds)} attempt{'' if len(kinds) == 1 else 's'} failed"
+    if len(kinds) >= max_attempts:
+        return f"{tried}, the last one: {reason}"
+    what = "a code error" if kinds[-1] == "code error" else f"{kinds[-1]} twice"
+    return f"{tried}, {what} is not tried again (`ablate retry` does), the last one: {reason}"
+
+
+def _class(attempt: AttemptRecord) -> str:
+    """How it failed, in brackets, where that was recognised."""
+    kind = attempt.facts.get(FAILURE)
+    return f" ({kind})" if kind else ""
 
 
 def _change(study: Study, run: Run) -> str:

@@ -261,7 +261,7 @@ class View:
 
     def pool(self, metric: str) -> ManyPools:
         if metric not in self.pools:
-            at_budget = {run: of_run for run, of_run in self.scores(metric).items() if not _own_budget(self.study, run)}
+            at_budget = {run: of_run for run, of_run in self.scores(metric).items() if is_at_budget(self.study, run)}
             found = noise_pools(self.study.metrics[metric], at_budget)
             never = np.zeros(len(self.at), dtype=np.bool_)
             self.pools[metric] = replace(found, own={run: found.own.get(run, never) for run in self.scores(metric)})
@@ -409,10 +409,10 @@ def _taken_by_start(view: View, tree: Tree) -> str:
     return next((view.plan.its_start[view.name(row)] for row in rows if view.name(row) in view.plan.its_start), "")
 
 
-def _own_budget(study: Study, run: str) -> bool:
-    """Whether a row declares another budget: its seeds do not tell the noise at the common one."""
+def is_at_budget(study: Study, run: str) -> bool:
+    """Whether a row has the common budget; the seeds of one that declares another do not tell the noise at it."""
     row = study.runs.get(run) or study.runs[run.removesuffix(REFERENCE)]
-    return any(name.rsplit(".", 1)[-1] in ("samples", "flops", "steps", "epochs") for name in row.changes)
+    return not any(name.rsplit(".", 1)[-1] in ("samples", "flops", "steps", "epochs") for name in row.changes)
 
 
 # ---------------------------------------------------------------- rules

@@ -83,6 +83,7 @@ _SECTIONS = (
     "metrics",
     "blocks",
     "lock",
+    "check",
     "not_swept",
     "figures",
     "profile",
@@ -350,6 +351,28 @@ class _Reader:
             wandb=of_study["wandb"],
             path=self.path.resolve(),
             text_hash=self.text_hash,
+            short=self.read_short(),
+            late=self.read_late(),
+        )
+
+    # -------- [check]
+
+    def read_short(self) -> dict[str, Value]:
+        """Settings of a short run."""
+        node = self.section("check")
+        for name, child in node.keys.items():
+            self.file.key(child, name, ("short", "late"), "check")
+        if "short" not in node.keys:
+            return {}
+        self.file.table(node.keys["short"], "check.short")
+        return self.typed(dict(_assignments(node.keys["short"])))
+
+    def read_late(self) -> tuple[str, ...]:
+        node = self.section("check").keys.get("late")
+        items = [] if node is None else self.file.items(node, "check.late")
+        names = [self.file.string(item, "a setting in check.late") for item in items]
+        return tuple(
+            self.file.known(item, name, self.schema.settings, "setting") for item, name in zip(items, names, strict=True)
         )
 
     # -------- sections and profiles

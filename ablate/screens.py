@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +36,7 @@ BAR = 21
 """Columns of a margin bar; odd, so that it has a middle."""
 PROGRESS = 16
 """Columns of a progress bar."""
+MENTIONED_MINUTES = 0.05
 LINE_EVERY_S = 30.0
 """How often a launch that writes to a file or pipe says where it stands."""
 REDRAW_S = 0.5
@@ -53,6 +55,7 @@ STYLES = {
     "failed": "bold red",
     "lost": "bold red",
     "skipped": "dim",
+    "stale": "yellow",
 }
 PLAIN_REASONS = ("", "nothing is missing")
 
@@ -73,6 +76,8 @@ def plan(answer: Answer) -> None:
         console.print(line)
     for sweep, why in answer["skipped_sweeps"].items():
         console.print(f"skipped  {sweep}: {why}", style="dim")
+    for stale in answer["stale"]:
+        console.print(_labelled("stale", f"{stale['kind']} {stale['name']}: {stale['because']}"))
     if answer["locked"]:
         console.print("locked   nothing more starts until the lock is lifted")
     for note in answer["notes"]:
@@ -557,10 +562,30 @@ def _status_lines(answer: Answer) -> Iterator[RenderableType]:
             f"to come  {_number(answer['left_gpu_hours'])} GPU-hours · ${answer['left_cost']:.2f} · "
             f"{_hours(answer['left_wall_hours'])} on {_count(answer['gpus'], 'GPU')}"
         )
+    if answer["lost_gpu_minutes"] >= MENTIONED_MINUTES:
+        yield f"lost     {_number(answer['lost_gpu_minutes'])} GPU-minutes to crashes: work after a last checkpoint, done again"
     if answer["launching"]:
         yield f"launch   {answer['launching']['holder']}, since {answer['launching']['since']}"
     if answer["lock"]:
         yield f"locked   config {answer['lock']['hash'][:MOST_REASONS]}, since {answer['lock']['at']}"
+
+
+def stop(answer: Answer) -> None:
+    """What was asked to stop."""
+    console = _console()
+    if answer["stopping"]:
+        console.print(f"{_names(answer['stopping'])}: asked to write a checkpoint and stop")
+    if answer["launch"]:
+        console.print(f"{answer['launch']}: asked to end its launch")
+    console.print(f"\nNext: {answer['next']}")
+
+
+def retry(answer: Answer) -> None:
+    """What will be tried again, and by whom."""
+    console = _console()
+    who = f"{answer['launch']} takes it up within seconds" if answer["launch"] else "the next launch takes it up"
+    console.print(f"{_names(answer['again'])}: earlier failures count no more; {who}")
+    console.print(f"\nNext: {answer['next']}")
 
 
 def _scores(ended: Sequence[Answer]) -> Table:
@@ -779,6 +804,73 @@ def rebuild(answer: Answer) -> None:
     )
     for complaint in answer["complaints"]:
         console.print(f"left out  {complaint}", soft_wrap=True)
+
+
+def rehearse(answer: Answer) -> None:
+    """What each rule would do; the locks; lines and how often they say something false; promises kept or not."""
+    console = _console()
+    noise = f"noise {answer['noise']}"
+    _title(console, answer, f"{answer['studies']:,} rehearsed studies · world: {answer['world']} · {noise}")
+    sizes = (f"{name} {one['sd']:.3g} ({one['source']})" for name, one in answer["sd"].items())
+    console.print(f"sd between seeds: {', '.join(sizes)}", style="dim")
+    for one in answer["effects"]:
+        console.print(f"true: {one['run']} shifts {one['metric']} by {one['effect']:+g}", style="dim")
+    console.print()
+    table = _table("rule", ">wrong adoptions", ">misses", ">regret in margins", ">GPU-hours")
+    for rule in answer["rules"]:
+        numbers = (_percent(rule["wrong"]), _percent(rule["missed"]), f"{rule['regret']:.2f}", f"{rule['gpu_hours']:,.3g}")
+        table.add_row(rule["rule"], *numbers)
+    console.print(table)
+    console.print()
+    table = _table(">chance", "final config")
+    locks = list(answer["rules"][0]["locks"].items())
+    for name, chance in locks[:MOST_REASONS]:
+        table.add_row(_percent(chance), _short(name, 80))
+    console.print(table)
+    if len(locks) > MOST_REASONS:
+        console.print(f"… and {len(locks) - MOST_REASONS} more: see --json", style="dim")
+    console.print()
+    _rehearsed_lines(console, answer["lines"])
+    _rehearsed_targets(console, answer["targets"])
+
+
+def _rehearsed_lines(console: Console, lines: Sequence[Answer]) -> None:
+    """A line that nobody asked (its runs were skipped in every study) has no share."""
+    table = _table("", "line", ">fires", ">says something false")
+    for line in lines:
+        share = _percent(line["fired"] / line["asked"]) if line["asked"] and line["fired"] else "never"
+        false = _percent(line["false"] / line["asked"]) if line["false"] else ""
+        table.add_row(line["where"].removesuffix(" (learn)"), _short(line["text"], 56), share, false)
+    console.print(table)
+    console.print()
+
+
+def _rehearsed_targets(console: Console, targets: Sequence[Answer]) -> None:
+    """Promises in short: of several comparisons the worst; those that are not kept, each."""
+    table = _table("promise", "of", ">measured", ">limits", "")
+    for name in dict.fromkeys(target["name"] for target in targets):
+        of_name = [target for target in targets if target["name"] == name]
+        failed = [target for target in of_name if not target["passed"]]
+        worst = min(of_name, key=lambda one: min((one["measured"] or 0) - one["low"], one["high"] - (one["measured"] or 0)))
+        for target in failed or [worst]:
+            others = f" (nearest of {len(of_name)})" if not failed and len(of_name) > 1 else ""
+            measured = "–" if target["measured"] is None else f"{target['measured']:.3g}"
+            word = Text("kept", style="green") if target["passed"] else Text("not kept", style="bold red")
+            table.add_row(name, _short(target["of"], 44) + others, measured, f"{target['low']:.3g}–{target['high']:.3g}", word)
+    console.print(table)
+
+
+@contextmanager
+def rehearsal_progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal while studies are played; nothing where nobody sees it."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("rehearsing", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 # ---------------------------------------------------------------- small things

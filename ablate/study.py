@@ -200,6 +200,10 @@ class Study:
     """The file it was read from."""
     text_hash: str
     """Of the file's bytes."""
+    short: Settings = field(default_factory=dict)
+    """[check] Settings of a short run, to see whether rows take effect; empty: none is declared."""
+    late: tuple[str, ...] = ()
+    """[check] Settings that act later than a short run shows."""
 
     def run_named(self, name: str) -> Run:
         """The run behind a name or alias. KeyError if there is none."""

@@ -496,7 +496,9 @@ class _Search:
             return " and ".join(holds) + (f", not shown: {', '.join(rest)}" if rest else "") + f" on {pair.metric}"
         asked = {("better", False), ("better", True), ("same", False)} - self.asked[pair].keys()
         states = [facts for facts, _ in self._states(pair, choice)]
-        beside = said(fact for fact in sorted(asked) if any(fact in facts for facts in states))
+        forth = self._as_asked(pair)
+        words = {("better", forth): "worse", ("better", not forth): "better", ("same", False): "the same"}
+        beside = [words[fact] for fact in sorted(asked) if any(fact in facts for facts in states)]
         within = f" (even if {listed(beside, 'or')})" if beside else ""
         return f"not shown: {listed(rest, 'or')} on {pair.metric}{within}"
 

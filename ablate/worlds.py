@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
 
@@ -20,7 +20,7 @@ import numpy as np
 from ablate.compare import noise_pool, scores
 from ablate.compare_many import Bools, Floats
 from ablate.plan import REFERENCE
-from ablate.study import JobResult, Metric, Study
+from ablate.study import JobResult, Metric, Study, UserError, runs_of_sweep
 
 NoiseKind = Literal["normal", "heavy", "unequal", "outliers", "past"]
 """normal. heavy: Student's t with 3 degrees of freedom, scaled to the same sd. unequal: one run, another in every study, has
@@ -164,6 +164,76 @@ def _effects(
 # ---------------------------------------------------------------- worlds a rehearsal is played in
 
 
+def named_world(
+    name: str,
+    noise: str,
+    study: Study,
+    results: Mapping[str, Sequence[JobResult]],
+    sd: Mapping[str, float],
+    effects: Effects,
+) -> World:
+    """The world a person asks for: nothing, expected or past. UserError when it cannot be made."""
+    kind = next((kind for kind in NOISE_KINDS if kind == noise), None)
+    if kind is None:
+        raise UserError(f"--noise {noise}: there is no such noise; it is one of {', '.join(NOISE_KINDS)}")
+    measured = any(job.state == "done" for jobs in results.values() for job in jobs)
+    if (name == "past" or kind == "past") and not measured:
+        flag = "--world past" if name == "past" else "--noise past"
+        raise UserError(f"{flag}: no job of this study has ended in profile {study.profile}. Launch some, or take another")
+    match name:
+        case "nothing" if not effects:
+            return World("nothing", sd, noise=kind, residuals=_all_residuals(study, results))
+        case "nothing":
+            raise UserError("--world nothing: nothing is true there, so --effect says nothing. Give --world expected")
+        case "expected" if effects:
+            return World("expected", sd, effects, noise=kind, residuals=_all_residuals(study, results))
+        case "expected":
+            raise UserError("--world expected: say what you expect, as --effect F1=0.167 (the row's shift against its start)")
+        case "past":
+            return replace(past_world(study, results, sd, kind), effects=effects)
+        case _:
+            raise UserError(f"--world {name}: there is no such world; it is one of nothing, expected, past")
+
+
+def read_effect(study: Study, text: str) -> tuple[tuple[str, str], float]:
+    """ "F1=0.167", on the metric its sweep is about, or "A8b:image_vqa=0.03" -> ((run, metric), effect). UserError."""
+    name, size = _assignment("--effect", text)
+    run, _, metric = name.partition(":")
+    run = study.aliases.get(run, run)
+    if run not in study.runs:
+        raise UserError(f"--effect {text}: there is no run {run!r}; runs: {', '.join(study.runs)}")
+    metric = metric or next((sweep.on for sweep in study.sweeps.values() if sweep.on and run in runs_of_sweep(study, sweep)), "")
+    if not metric:
+        raise UserError(f"--effect {text}: no sweep of {run} says on which metric; name it: --effect {run}:METRIC={size:g}")
+    _known_metric(study, "--effect", text, metric)
+    return (run, metric), size
+
+
+def read_spread(study: Study, text: str) -> tuple[str, float]:
+    """ "val_loss=0.05" -> (metric, sd). UserError."""
+    metric, size = _assignment("--sd", text)
+    _known_metric(study, "--sd", text, metric)
+    if not size > 0:
+        raise UserError(f"--sd {text}: a spread is above 0")
+    return metric, size
+
+
+def _assignment(flag: str, text: str) -> tuple[str, float]:
+    name, _, size = text.rpartition("=")
+    try:
+        value = float(size)
+    except ValueError:
+        value = math.nan
+    if not name or not math.isfinite(value):
+        raise UserError(f"{flag} {text}: write NAME=NUMBER")
+    return name, value
+
+
+def _known_metric(study: Study, flag: str, text: str, metric: str) -> None:
+    if metric not in study.metrics:
+        raise UserError(f"{flag} {text}: there is no metric {metric!r}; metrics: {', '.join(study.metrics)}")
+
+
 def known_sd(
     study: Study, results: Mapping[str, Sequence[JobResult]], given: Mapping[str, float]
 ) -> dict[str, tuple[float, str]]:
@@ -187,7 +257,7 @@ def past_world(study: Study, results: Mapping[str, Sequence[JobResult]], sd: Map
     difference's standard error. Rows without results have no effect.
     """
     uncertain: dict[tuple[str, str], PastEffect] = {}
-    residuals = {name: _residuals(metric, results) for name, metric in study.metrics.items()}
+    residuals = _all_residuals(study, results)
     for run in study.runs.values():
         for name, metric in study.metrics.items():
             of_run = scores(metric, run.name, results.get(run.name, ()))
@@ -226,6 +296,10 @@ def start_in(study: Study, run: str, results: Mapping[str, Sequence[JobResult]])
         )
         return next(same, run)
     return study.baseline
+
+
+def _all_residuals(study: Study, results: Mapping[str, Sequence[JobResult]]) -> dict[str, tuple[float, ...]]:
+    return {name: _residuals(metric, results) for name, metric in study.metrics.items()}
 
 
 def _residuals(metric: Metric, results: Mapping[str, Sequence[JobResult]]) -> tuple[float, ...]:

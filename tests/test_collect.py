@@ -223,7 +223,7 @@ def test_a_running_row_is_settled_by_ray_and_the_folder(
     [
         ("ended", "failed", "ended, without a result.json; its log ends:\nValueError"),
         ("rank failed", "failed", "rank failed, without a result.json; its log ends:\nValueError"),
-        ("killed", "failed", "killed, without a result.json; its log ends:\nValueError"),
+        ("killed", "interrupted", "stopped on request, with no time to save"),
         ("stopped", "interrupted", "stopped on request"),
         ("lost", "lost", "its supervisor or its machine was lost; its log ends:\nValueError"),
     ],

@@ -138,7 +138,7 @@ def test_winners_that_set_one_key_differently_are_a_conflict_not_a_guess() -> No
         (("diverged",), "diverged", "diverged!"),
         (("interrupted",), "interrupted", "attempt 1 was interrupted; goes on from its last checkpoint"),
         (("failed",), "ready", "attempt 1 failed: failed!; 2 tries left"),
-        (("failed", "interrupted", "lost"), "ready", "attempt 3 lost: lost!; 1 tries left"),
+        (("failed", "interrupted", "lost"), "ready", "attempt 3 lost: lost!; 1 try left"),
         (("failed", "lost", "failed"), "failed", "3 attempts failed, the last one: failed!"),
         (("failed", "done"), "done", "done!"),
     ],

@@ -28,7 +28,7 @@ def test_two_runs_alone_have_the_power_that_statsmodels_gives(n: int, effect: fl
     assert power_of(design, "worse", -effect) == pytest.approx(expected, abs=2e-5)
 
 
-def simulated(design: Design, verdict: Verdict, gain: float, studies_: int = 4000) -> float:
+def simulated(design: Design, verdict: Verdict, gain: float, studies_: int = 1500) -> float:
     """Share of made-up comparisons in which compare.py shows the verdict."""
     draw = np.random.default_rng(7)
     metric = Metric("score", "higher", margin=design.margin)
@@ -46,23 +46,23 @@ def simulated(design: Design, verdict: Verdict, gain: float, studies_: int = 400
     return shown / studies_
 
 
-@pytest.mark.parametrize("df", [2.0, 6.0, math.inf])
+@pytest.mark.parametrize("df", [3.0, math.inf])
 @pytest.mark.parametrize(
     ("verdict", "gain"),
     [("better", 0.1), ("better", 0.2), ("worse", -0.15), ("no worse", 0.0), ("no worse", 0.05), ("same", 0.0)],
 )
 def test_power_is_that_of_simulated_comparisons(df: float, verdict: Verdict, gain: float) -> None:
     design = replace(DESIGN, df=df)
-    assert power_of(design, verdict, gain) == pytest.approx(simulated(design, verdict, gain), abs=0.025)
+    assert power_of(design, verdict, gain) == pytest.approx(simulated(design, verdict, gain), abs=0.04)
 
 
 def test_the_visible_effect_is_shown_four_times_of_five_with_all_that_the_verdict_asks() -> None:
     seen = visible(DESIGN, "better")
     assert power_of(DESIGN, "better", seen) == pytest.approx(POWER, abs=1e-3)
-    assert simulated(DESIGN, "better", seen) == pytest.approx(POWER, abs=0.025)
+    assert simulated(DESIGN, "better", seen) == pytest.approx(POWER, abs=0.04)
     for verdict in ("no worse", "same"):
         wide = replace(DESIGN, margin=visible(DESIGN, verdict))
-        assert simulated(wide, verdict, 0.0) == pytest.approx(POWER, abs=0.025)
+        assert simulated(wide, verdict, 0.0) == pytest.approx(POWER, abs=0.04)
 
 
 def test_a_difference_of_the_margin_is_shown_at_most_half_of_the_time() -> None:

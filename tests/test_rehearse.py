@@ -19,8 +19,9 @@ from ablate.oracle import best_reachable
 from ablate.plan import REFERENCE, make_plan
 from ablate.rehearse import Books, Stage, metrics_asked, play, rehearse
 from ablate.runs_toml import read_study
-from ablate.study import JobResult, Skip, Study, Take
-from ablate.worlds import UNLEARNED_SD, Drawn, World, draw, known_sd, past_world
+from ablate.study import JobResult, Skip, Study, Take, UserError
+from ablate.targets import measure_targets, played
+from ablate.worlds import UNLEARNED_SD, Drawn, World, draw, known_sd, named_world, past_world, read_effect, read_spread
 from db.records import DecisionRecord
 from tests.studies import LOSS, jobs, study, sweep, tree
 
@@ -92,7 +93,9 @@ def replayed(of: Study, world: World, drawn: Drawn) -> tuple[dict[str, DecisionR
     names = [block.name for block in of.blocks]
     for count in range(1, len(names) + 2):
         blocks = {*names[:count], *([""] if count > len(names) else [])}
-        for _ in range(4):  # a decision may open rows of the same block
+        before: object = None
+        while before != decisions:  # a decision may open rows of the same block
+            before = dict(decisions)
             for of_sweep in of.sweeps.values():
                 plan, found = make_plan(of, {}, decisions), results(of, world, drawn, decisions, blocks)
                 answer = decide_sweep(of, of_sweep, found, decisions, plan.its_start, now="", hours_of=lambda _: 1.0)
@@ -121,6 +124,12 @@ def agree(of: Study, world: World, studies: int, seed: int) -> set[tuple[str, st
         decisions, lock = replayed(of, world, one)
         expected = {(name, made.took) for name, made in decisions.items() if made.status == "decided"}
         assert took == expected, f"study {at} of seed {seed}"
+        lines = {
+            (key[1], of.trees[key[1]].lines[int(key[2])].text)
+            for key, count in books.counts.items()
+            if key[0] == "line" and count
+        }
+        assert lines == {(name, made.line) for name, made in decisions.items() if made.status == "decided"}
         locked = next(key[1] for key in books.counts if key[0] == "lock")
         assert bool(lock) == (not locked.startswith("no lock")), locked
         seen |= took
@@ -142,19 +151,19 @@ WORLDS = {
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_shipped_study_is_decided_as_the_real_rules_decide_it(name):
     of = tiny()
-    more = {run: (42, 43, 44) for run in ("A8a", "A8b", "D1", "LR4")}
+    more = dict.fromkeys(("A8a", "A8b", "D1", "LR4"), (42, 43, 44))
     of = replace(of, seeds={**of.seeds, **more})
     world = noisy(of, **WORLDS[name])
     if ("A8b", "image_vqa") in world.either:
         world = replace(world, sd={**world.sd, "val_loss/image": 0.02})
-    seen = agree(of, world, 25, 3)
-    assert len(seen) >= 5
+    seen = agree(of, world, 6, 3)
+    assert len(seen) >= 4
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_small_studies_are_decided_as_the_real_rules_decide_them(seed):
     of, world = random_study(seed)
-    agree(of, world, 12, seed)
+    agree(of, world, 4, seed)
 
 
 def random_study(seed: int) -> tuple[Study, World]:
@@ -170,7 +179,9 @@ def random_study(seed: int) -> tuple[Study, World]:
                 return Ended(a, chance.choice(["diverged", "did not learn"]))
             if kind < 0.2:
                 return Within(a, chance.choice([0.1, 0.3]), 0.0, "val_loss")
-            return Compared(a, chance.choice(["better", "worse", "no worse", "same"]), b, chance.choice(["val_loss", "image_vqa"]))
+            return Compared(
+                a, chance.choice(["better", "worse", "no worse", "same"]), b, chance.choice(["val_loss", "image_vqa"])
+            )
 
         joint = chance.choice([None, AllOf, AnyOf])
         return joint((atom(), atom())) if joint else atom()
@@ -203,3 +214,128 @@ def test_holm_for_many_is_holm_for_each():
     p[:50, 1] = p[:50, 2]
     many = holm_levels_many(p, 0.05)
     assert many == pytest.approx(np.array([holm_levels(row, 0.05) for row in p.tolist()]))
+
+
+# ---------------------------------------------------------------- what is counted
+
+
+BETTER = Compared("F2", "better", "F3", "val_loss")
+
+
+def one_tree(*lines: tuple[str, Condition, str | Take, str], seeds: int = 3) -> Study:
+    made = tree("freeze", "s1", *lines, ("otherwise", Otherwise(), "F3", ""))
+    return study(sweep("s1", made), seeds={run: tuple(range(42, 42 + seeds)) for run in study().runs})
+
+
+def test_a_row_that_is_truly_better_and_clearly_so_is_always_taken_and_is_what_the_oracle_takes():
+    of = one_tree(("F2 better", BETTER, "F2", ""))
+    ours = rehearse(of, World("clear", {"val_loss": 0.01}, {("F2", "val_loss"): -0.4}), studies=200).outcomes["trees"]
+    assert (ours.wrong, ours.missed, ours.regret) == (0, 0, 0)
+    assert ours.locks == {"F2": 1.0}
+
+
+def test_a_row_that_cannot_be_told_from_its_start_is_missed_and_costs_its_gain():
+    of = one_tree(("F2 better", BETTER, "F2", ""))
+    ours = rehearse(of, World("noisy", {"val_loss": 10.0}, {("F2", "val_loss"): -0.4}), studies=2000).outcomes["trees"]
+    assert ours.missed == pytest.approx(1, abs=0.06)
+    assert ours.regret == pytest.approx(0.4 / 0.08 * ours.missed)
+
+
+def test_adopting_what_is_only_no_worse_is_wrong_when_it_loses_a_margin_and_right_when_it_does_not():
+    of = one_tree(("F2 no worse", Compared("F2", "no worse", "F3", "val_loss"), "F2", ""))
+    equal = rehearse(of, World("equal", {"val_loss": 0.01}), studies=300).outcomes["trees"]
+    assert (equal.locks["F2"], equal.wrong) == (1.0, 0)
+    losing = rehearse(of, World("losing", {"val_loss": 0.03}, {("F2", "val_loss"): 0.08}), studies=4000).outcomes["trees"]
+    assert losing.wrong == losing.locks["F2"] == pytest.approx(0.05, abs=0.015)
+
+
+def test_the_lowest_seed_adopts_something_worthless_in_five_of_six_studies_of_two_trees():
+    """The baseline stays only when its one value, the same in both trees, is the lowest of all six runs'."""
+    freeze = tree("freeze", "s1", ("F1", BETTER, "F1", ""), ("F2", BETTER, "F2", ""), ("otherwise", Otherwise(), "F3", ""))
+    rows = [(run, Compared(run, "better", "F3", "val_loss"), run, "") for run in ("LR2", "LR3", "LR4")]
+    of = study(sweep("s1", freeze), sweep("s2", tree("lr", "s2", *rows, ("otherwise", Otherwise(), "LR1", ""))))
+    naive = rehearse(of, World("nothing", {"val_loss": 0.05}), studies=4000).outcomes["lowest first seed"]
+    assert naive.wrong == pytest.approx(1 - 1 / 6, abs=0.02)
+
+
+def test_rules_that_look_at_one_seed_train_one_seed():
+    of = one_tree(("F2 better", BETTER, "F2", ""))
+    found = rehearse(of, World("nothing", {"val_loss": 0.05}), studies=50).outcomes
+    assert found["trees"].gpu_hours == found["lowest of all seeds"].gpu_hours
+    assert found["lowest first seed"].gpu_hours < found["trees"].gpu_hours / 2.9
+
+
+def test_the_same_seed_rehearses_the_same_studies():
+    of, world = tiny(), noisy(tiny())
+    assert rehearse(of, world, studies=60, rng_seed=5) == rehearse(of, world, studies=60, rng_seed=5)
+    assert rehearse(of, world, studies=60, rng_seed=5) != rehearse(of, world, studies=60, rng_seed=6)
+
+
+@pytest.mark.parametrize("share_of_margin", [0.05, 0.2, 0.6])
+def test_the_shipped_study_keeps_what_its_rules_promise(share_of_margin):
+    """At a small noise the margin, not the test, limits what is called better: the visible effect has to count it."""
+    seen: list[int] = []
+    of = tiny()
+    found = measure_targets(of, noisy(of, share_of_margin), studies=1000, progress=seen.append)
+    broken = [target for target in found if target.name != "regret" and target.measured < target.low - 4 * target.error]
+    broken += [target for target in found if target.name != "regret" and target.measured > target.high + 4 * target.error]
+    assert not broken
+    assert sum(seen) == played(of, 1000)
+
+
+# ---------------------------------------------------------------- worlds
+
+
+def test_noise_has_the_spread_asked_for():
+    of = one_tree(("F2 better", BETTER, "F2", ""))
+    for kind, sd in (("normal", 0.05), ("heavy", 0.05), ("unequal", 0.05 * (1 + 8 / 11) ** 0.5)):
+        drawn = draw(of, World("", {"val_loss": 0.05}, noise=kind), ["val_loss"], 4000, np.random.default_rng(0))
+        assert np.std(np.stack(list(drawn.noise.values()))) == pytest.approx(sd, rel=0.06)
+
+
+def test_past_effects_are_drawn_around_what_was_measured():
+    of = one_tree(("F2 better", BETTER, "F2", ""))
+    past = {"F3": jobs("F3", [0.50, 0.56, 0.53]), "F2": jobs("F2", [0.62, 0.68, 0.65]), "F1": jobs("F1", [0.6, "diverged"])}
+    sd = known_sd(of, past, {"image_vqa": 0.02})
+    assert sd["val_loss"] == (pytest.approx(0.03), "measured")
+    assert sd["image_vqa"] == (0.02, "given")
+    world = past_world(of, past, {name: size for name, (size, _) in sd.items()}, "past")
+    drawn = draw(of, world, ["val_loss"], 4000, np.random.default_rng(0))
+    effect = drawn.effects["F2", "val_loss"]
+    assert effect.mean() == pytest.approx(0.12, abs=0.003)
+    assert effect.std() == pytest.approx(0.03 * (2 / 3) ** 0.5, rel=0.1)
+    assert world.diverge["F1"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("F9=0.1", "--effect F9=0.1: there is no run 'F9'"),
+        ("F1=much", "--effect F1=much: write NAME=NUMBER"),
+        ("F1:val_los=0.1", "there is no metric 'val_los'"),
+        ("A8b=0.03", "no sweep of A8b says on which metric; name it: --effect A8b:METRIC=0.03"),
+    ],
+)
+def test_an_effect_that_cannot_be_read_says_what_is_wrong(text, message):
+    with pytest.raises(UserError, match=message):
+        read_effect(tiny(), text)
+
+
+def test_effects_and_spreads_are_read_as_they_are_typed():
+    assert read_effect(tiny(), "LR4=0.167") == (("LR4", "val_loss"), 0.167)
+    assert read_effect(tiny(), "A8b:image_vqa=-0.03") == (("A8b", "image_vqa"), -0.03)
+    assert read_spread(tiny(), "val_loss/video=0.05") == ("val_loss/video", 0.05)
+
+
+@pytest.mark.parametrize(
+    ("world", "noise", "message"),
+    [
+        ("past", "normal", "no job of this study has ended"),
+        ("expected", "normal", "say what you expect"),
+        ("no", "normal", "no such world"),
+        ("nothing", "loud", "it is one of normal, heavy, unequal, outliers, past"),
+    ],
+)
+def test_a_world_that_cannot_be_made_says_why(world, noise, message):
+    with pytest.raises(UserError, match=message):
+        named_world(world, noise, tiny(), {}, {}, {})

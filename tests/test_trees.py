@@ -133,7 +133,7 @@ def test_its_start_is_the_run_it_is_known_to_be() -> None:
 def test_outcomes_left_to_otherwise_are_told_with_numbers_that_make_them_so() -> None:
     report = report_of(("B better than A", "B"), ("A better than B", "A"))
     (case,) = report.only_otherwise
-    assert case.outcome == "not shown: B better than A or A better than B on val_loss (even if A same as B)"
+    assert case.outcome == "not shown: B better than A or A better than B on val_loss (even if the same)"
     assert case.example == "B − A = +0 ± 0.12 on val_loss (margin 0.08)"
     assert report.notes == ("if A diverged or did not learn, “otherwise” may take it all the same",)
 
@@ -158,7 +158,7 @@ def test_learn_lines_stand_alone() -> None:
 
 
 def test_a_wide_tree_is_analysed_at_once() -> None:
-    names = {f"R{number}": f"R{number}" for number in range(25)}
+    names = {f"R{number}": f"R{number}" for number in range(12)}
     listed = ", ".join(list(names)[1:])
     texts = (
         f"any of {listed} better than R0",
@@ -171,13 +171,13 @@ def test_a_wide_tree_is_analysed_at_once() -> None:
     study, sweep = small_study(tree)
     report = analyse(study, sweep, tree, {})
     assert verdicts(report) == ["fires", "fires", "fires", "fires", "fires"]
-    assert (len(report.only_otherwise), report.not_told) == (24, 176), "there are 2^24"
+    assert (len(report.only_otherwise), report.not_told) == (24, 176), "there are 2^11"
 
 
 # ---------------------------------------------------------------- against compare.py
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     difference=st.one_of(st.floats(-0.3, 0.3), st.sampled_from([0.0, LOSS.margin, -LOSS.margin])),
     sd=st.floats(0, 0.3),

@@ -2,6 +2,9 @@
 
 checkpoints/00000120/: model.safetensors (every parameter), optimizer.pt, rng_0.pt … (one per rank), progress.json.
 It is written under another name and moved: under its own name it is complete.
+
+What stays on disk: the newest `train.keep_checkpoints` of an attempt while it runs or when it broke off; none once it has ended
+(result.json is there then). What a killed save left half is removed by whoever resumes from beside it or saves there again.
 """
 
 from __future__ import annotations
@@ -76,6 +79,11 @@ def save(attempt: Path, model: nn.Module, optimizer: torch.optim.Optimizer, prog
     ranks.barrier()
 
 
+def remove_all(attempt: Path) -> None:
+    """When a run has ended: nobody resumes it."""
+    shutil.rmtree(attempt / "checkpoints", ignore_errors=True)
+
+
 def complete_checkpoints(attempt: Path) -> list[Path]:
     """Oldest first."""
     return sorted(path for path in (attempt / "checkpoints").glob("[0-9]*") if path.is_dir())
@@ -87,6 +95,9 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks
         raise ConfigError(
             f"resume_from = {str(folder)!r}: no checkpoint there (progress.json is missing); leave it empty to start anew"
         )
+    if ranks.first:
+        for half in folder.parent.glob(".*.partial"):
+            shutil.rmtree(half, ignore_errors=True)
     weights = load_file(folder / "model.safetensors")
     parameters = dict(model.named_parameters())
     if weights.keys() != parameters.keys():

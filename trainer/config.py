@@ -93,8 +93,8 @@ class TrainingConfig:
     """Stage 1: every text token. Stages 2-3: tokens of the assistant's turn only."""
     lambda_coarse: float = setting(0.0, least=0.0)
     """Weight of the coarse pass's loss in training; 0 measures it without training it."""
-    precision: Literal["float32", "bfloat16"] = setting("bfloat16")
-    """bfloat16: autocast over float32 master weights."""
+    precision: Literal["float32", "bfloat16", "float64"] = setting("bfloat16")
+    """bfloat16: autocast over float32 master weights, on a GPU. float64: to tell rounding from a mistake; slow."""
     nonfinite_steps: int = setting(5, least=1)
     """Diverged after this many consecutive steps with a non-finite loss or gradient."""
     diverged_ratio: float = setting(1.5, above=1.0)

@@ -48,13 +48,13 @@ def read_job(folder: Path) -> Job:
         seed=int(said["seed"]),
         attempt=int(said["attempt"]),
         resume_from=said.get("resume_from", ""),
-        config=_settings(f"{path}: settings", said["settings"]),
-        references={run: _settings(f"{path}: references.{run}", its) for run, its in said.get("references", {}).items()},
+        config=read_settings(f"{path}: settings", said["settings"]),
+        references={run: read_settings(f"{path}: references.{run}", its) for run, its in said.get("references", {}).items()},
         cache=Path(said["files"]),
     )
 
 
-def _settings(place: str, said: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
+def read_settings(place: str, said: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
     try:
         config = TrainConfig.from_dict(said)
     except KeyError as error:

@@ -12,8 +12,12 @@ from torch import Tensor
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits: [P, V], targets: [P] -> cross-entropy in nats, float32 [P]."""
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+    """logits: [P, V], targets: [P] -> cross-entropy in nats [P], float32 or better."""
+    return F.cross_entropy(at_least_float32(logits), targets, reduction="none")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def sample_losses(losses: Tensor, rows: Tensor, samples: int) -> tuple[Tensor, Tensor]:

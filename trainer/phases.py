@@ -2,10 +2,11 @@
 
     with watching() as watch:
         train(...)
-    watch.seconds["encode"], watch.seconds["evaluate/encode"]
+    watch.seconds["step/backward"], watch.seconds["step/forward/encode"]
 
-Phases of a step: data (next batch, packed, moved), encode (DINO), queries (looks), lm, loss (head included), backward, optimizer,
-sync (what ranks tell each other), logging; between steps: evaluate, save. Unwatched, a phase costs a call and nothing else.
+Phases of a step: data (next batch, packed, moved), forward (inside it encode: DINO, queries: looks, lm, loss: the head), loss,
+backward, optimizer, sync (what ranks tell each other), logging, and now and then evaluate and save. Unwatched, a phase costs a
+call and nothing else.
 """
 
 from __future__ import annotations
@@ -13,23 +14,28 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 
+Item = TypeVar("Item")
+
 
 class Watch:
-    """Adds up the time of phases by their path, "evaluate/lm"; what lies inside an inner phase counts there alone."""
+    """Adds up the time of phases by their path, "step/data"; what lies inside an inner phase counts there alone.
 
-    def __init__(self, device: torch.device | None = None, labels: bool = False) -> None:
-        """device: a GPU to wait for at every boundary, so that its time is told (and the step is slower for it).
-        labels: name the phases in a running torch profiler too."""
+    seconds[""] is the time outside all phases.
+    """
+
+    def __init__(self, device: torch.device | None, labels: bool, clock: Callable[[], float]) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._device = device if device is not None and device.type == "cuda" else None
         self._labels = labels
         self._open: list[str] = []
-        self._since = 0.0
+        self._clock = clock
+        self._since = clock()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -47,9 +53,8 @@ class Watch:
         """Book the time since the last boundary on the phases that are open."""
         if self._device is not None:
             torch.cuda.synchronize(self._device)
-        now, path = time.perf_counter(), "/".join(self._open)
-        if path:
-            self.seconds[path] += now - self._since
+        now = self._clock()
+        self.seconds["/".join(self._open)] += now - self._since
         self._since = now
 
 
@@ -62,11 +67,24 @@ def phase(name: str) -> AbstractContextManager[None]:
     return _UNWATCHED if _watch is None else _watch.phase(name)
 
 
+def each(name: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The items one by one; what is done with each is phase `name`."""
+    for item in items:
+        with phase(name):
+            yield item
+
+
 @contextlib.contextmanager
-def watching(device: torch.device | None = None, labels: bool = False) -> Iterator[Watch]:
-    """Time all phases of this process until the block ends."""
+def watching(
+    device: torch.device | None = None, labels: bool = False, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[Watch]:
+    """Time all phases of this process until the block ends.
+
+    device: a GPU to wait for at every boundary, so that its time is told (and the step is slower for it).
+    labels: name the phases in a running torch profiler too. clock: `time.process_time` on a machine that others use as well.
+    """
     global _watch
-    before, _watch = _watch, Watch(device, labels)
+    before, _watch = _watch, Watch(device, labels, clock)
     try:
         yield _watch
     finally:

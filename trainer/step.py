@@ -158,7 +158,7 @@ def _coarse(model: VisionLanguageModel, config: TrainConfig, micro: int) -> Coar
 
 def _loss(wrapped: nn.Module, packed: Packed, coarse: Coarse, config: TrainConfig, ranks: Ranks, sums: Sums) -> Tensor:
     """The summed loss of a micro-batch; adds to `sums` what was measured on the way."""
-    with autocast(config, ranks):
+    with phase("forward"), autocast(config, ranks):
         prediction: Prediction = wrapped(packed, coarse=coarse)
     with phase("loss"):
         losses = token_losses(prediction.logits, packed.targets)  # [P]

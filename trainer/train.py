@@ -40,7 +40,7 @@ from trainer.optim import (
     step_if_finite,
     warmup_steps,
 )
-from trainer.phases import phase
+from trainer.phases import each, phase
 from trainer.ranks import Ranks, start_ranks, stop_ranks
 from trainer.step import Clock, accumulate, plan_step
 
@@ -89,7 +89,7 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
     torch.manual_seed(stream_seed(job.seed, "dropout") + ranks.rank)
     model = build_model(config.model, job.cache, job.seed)
     weights_hash = initial_weights_hash(model)
-    model.to(ranks.device)
+    model.to(ranks.device, torch.float64 if config.train.precision == "float64" else torch.float32)
     optimizer = build_optimizer(model.parts(), model, config.optim)
     trained = parameters_of(model.parts(), model)
     trainable = [p for parameters in trained.values() for p in parameters]
@@ -120,7 +120,7 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
 
         # Train: one step, now and then an evaluation, now and then a checkpoint.
         stop.looping = True
-        for plan in plans:
+        for plan in each("step", plans):
             clock = Clock()
             rates = set_rates(optimizer, rate_factor(progress.step, end.steps, config.optim))
             sums = accumulate(wrapped, model, batches, plan, config, ranks, clock)
@@ -206,6 +206,7 @@ def end_run(job: Job, model: VisionLanguageModel, progress: Progress, end: Horiz
     told = {"samples": progress.samples, "flops": end.flops_per_sample * progress.samples, "wall_s": progress.wall_s}
     outcome = "done" if diverged is None else "diverged"
     write_json(job.folder / "result.json", {"outcome": outcome, "reason": diverged or "", "facts": told})
+    checkpoint.remove_all(job.folder)  # only now: whoever is killed before this line can still go on from one
     print(f"{outcome}: {diverged or f'{progress.samples:,} samples in {progress.wall_s:.1f} s'}", flush=True)
 
 

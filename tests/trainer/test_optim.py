@@ -13,7 +13,16 @@ from torch import nn
 from tests.trainer.conftest import small_model
 from trainer.checkpoint import Progress
 from trainer.config import OptimConfig, TrainingConfig
-from trainer.optim import DivergenceWatch, build_optimizer, parameters_of, rate_factor, scale_and_clip, set_rates, warmup_steps
+from trainer.optim import (
+    DivergenceWatch,
+    build_optimizer,
+    parameters_of,
+    rate_factor,
+    scale_and_clip,
+    set_rates,
+    step_if_finite,
+    warmup_steps,
+)
 
 
 def test_every_trainable_parameter_is_in_one_group_at_the_rate_of_its_part() -> None:
@@ -84,8 +93,22 @@ def test_no_warm_up_starts_at_the_peak_and_a_single_step_runs() -> None:
 def test_clipping_tells_the_norm_before_it() -> None:
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([30.0, 40.0])
-    assert scale_and_clip([parameter], 0.1, 1.0) == pytest.approx(5.0)
+    assert float(scale_and_clip([parameter], 0.1, 1.0)) == pytest.approx(5.0)
     torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8]))
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (1.0, math.inf)])
+def test_a_step_that_is_not_finite_changes_no_weight_and_no_moment(loss: float, norm: float) -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)
+    parameter.grad = torch.ones(3)
+    step_if_finite(optimizer, torch.tensor(1.0), torch.tensor(1.0))
+    before = [parameter.detach().clone(), *(value.clone() for value in optimizer.state[parameter].values())]
+    parameter.grad = torch.full((3,), math.nan)
+    step_if_finite(optimizer, torch.tensor(loss), torch.tensor(norm))
+    after = [parameter.detach(), *optimizer.state[parameter].values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert before[0][0] != 1.0
 
 
 NAN, INF = math.nan, math.inf

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.trainer.conftest import NewJob, metrics_of
-from trainer.data.open import open_data
+from tests.trainer.runs import ended, losses, same_weights, saved, started, told, trained, weights
 from trainer.data.tiny import Backbone, tiny_backbone
-from trainer.job import Job
 from trainer.metrics import METRICS
-from trainer.ranks import Ranks
-from trainer.train import STOPPED, StopSignal, crosses, main, train
-
-REPOSITORY = Path(__file__).parents[2]
-ALONE = Ranks(0, 1, torch.device("cpu"))
-
-
-def trained(job: Job, stop_after_a_step: bool = False) -> Job:
-    stop = StopSignal()
-    stop.asked = stop_after_a_step
-    ended = train(job, open_data(job.config, job.seed, job.cache), ALONE, stop)
-    assert ended is not stop_after_a_step
-    return job
-
-
-def losses(job: Job) -> list[float]:
-    return [line["metrics"]["loss"] for line in metrics_of(job) if line["step"] > 0]
-
-
-def weights(job: Job) -> dict[str, torch.Tensor]:
-    files = sorted((job.folder / "model").rglob("*.safetensors"))
-    return {f"{file.parent.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
-
-
-def same_weights(a: Job, b: Job) -> bool:
-    theirs = weights(b)
-    return all(torch.equal(tensor, theirs[name]) for name, tensor in weights(a).items())
-
-
-def started(job: Job, **environment: str) -> subprocess.Popen[str]:
-    """`python -m trainer.train FOLDER`, as a user would."""
-    known = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | environment
-    command = [sys.executable, "-m", "trainer.train", str(job.folder)]
-    return subprocess.Popen(command, env=known, cwd=job.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+from trainer.train import crosses, main
 
 
 def test_a_run_leaves_its_curve_its_facts_its_model_and_its_result(new_job: NewJob) -> None:
@@ -96,8 +60,8 @@ def test_the_same_seed_gives_the_same_bits(new_job: NewJob) -> None:
 def test_stopped_and_resumed_runs_give_the_same_bits(new_job: NewJob) -> None:
     whole = trained(new_job("whole"))
     first = trained(new_job("first"), stop_after_a_step=True)
-    second = trained(new_job("second", resume_from=str(first.folder / "checkpoints" / "00000001")), stop_after_a_step=True)
-    third = trained(new_job("third", resume_from=str(second.folder / "checkpoints" / "00000002")))
+    second = trained(new_job("second", resume_from=str(saved(first)[0])), stop_after_a_step=True)
+    third = trained(new_job("third", resume_from=str(saved(second)[0])))
     assert not (first.folder / "result.json").exists()
     assert losses(first) + losses(second) + losses(third) == losses(whole)
     assert same_weights(whole, third)
@@ -174,45 +138,25 @@ def test_an_absurd_rate_ends_as_diverged_with_its_curve(new_job: NewJob) -> None
     assert not (job.folder / "model").exists()
 
 
-def test_sigterm_writes_a_checkpoint_that_goes_on_with_the_same_bits(new_job: NewJob) -> None:
-    long = {"train.samples": 400, "data.repeat": True, "eval.every_samples": 1000}
-    job = new_job("killed", long)
-    process = started(job)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline and _lines(job) < 3:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == STOPPED, said
-    assert not (job.folder / "result.json").exists()
-    saved = sorted((job.folder / "checkpoints").iterdir())
-    assert [path.name for path in saved] == [f"{metrics_of(job)[-1]['step']:08d}"]
-    resumed, whole = trained(new_job("resumed", long, resume_from=str(saved[-1]))), trained(new_job("whole", long))
-    assert losses(job) + losses(resumed) == losses(whole)
-    assert same_weights(resumed, whole)
-
-
-def _lines(job: Job) -> int:
-    path = job.folder / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
+def test_the_command_trains_a_folder(new_job: NewJob) -> None:
+    job = new_job("run", {"train.samples": 8})
+    command = [sys.executable, "-m", "trainer.train", str(job.folder)]
+    known = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=job.folder, env=known, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0].startswith("run-s42 attempt 1: 8 samples in 1 steps of 8 samples, ")
+    assert (job.folder / "result.json").exists()
 
 
 def test_two_ranks_give_the_losses_of_one(new_job: NewJob) -> None:
     """The last step has one sample: one of the ranks has none."""
     changes = {"train.samples": 25, "train.micro_batch_samples": 2}
-    alone, shared = trained(new_job("alone", changes)), new_job("shared", changes)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [started(shared, RANK=str(rank), LOCAL_RANK=str(rank), **where) for rank in range(2)]
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    shared = new_job("shared", changes)
+    processes = started(shared, ranks=2)
+    alone = trained(new_job("alone", changes))
+    ended(processes)
     assert losses(shared) == pytest.approx(losses(alone), abs=1e-5)
-    evals = [
-        [line["metrics"]["val_loss"] for line in metrics_of(job) if "val_loss" in line["metrics"]] for job in (alone, shared)
-    ]
-    assert evals[1] == pytest.approx(evals[0], abs=1e-5)
+    assert told(shared, "val_loss") == pytest.approx(told(alone, "val_loss"), abs=1e-5)
     assert json.loads((shared.folder / "facts.json").read_text())["world_size"] == 2
 
 

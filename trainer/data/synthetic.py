@@ -5,8 +5,8 @@
     ROOT/manifests/val_images.parquet   crowded images, texts
     ROOT/recipe.json                what made this folder; written last
 
-Sparse images (1-3 tiles) can be answered from one look that is the same for all; crowded ones (5-8) need a second look that
-follows the cue, which only an image shown as several frames gets. The same recipe gives the same bytes.
+In sparse images (1-3 tiles) and clips the tint also shows around each tile; in crowded images (1-8 tiles) only empty cells show it,
+so that no patch alone can tell whether it is the one to read. The same recipe gives the same bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Recipe:
     frames: int = 6
     video_tiles: tuple[int, int] = (1, 6)
     sparse_tiles: tuple[int, int] = (1, 3)
-    crowded_tiles: tuple[int, int] = (5, 8)
+    crowded_tiles: tuple[int, int] = (1, 8)
     val_tiny: tuple[int, int, int] = (600, 260, 140)
     """Samples of relay, sparse and words that validation holds out."""
     val_images: tuple[int, int] = (400, 65)
@@ -126,7 +126,7 @@ def _samples(source: str, number: int, count: int, recipe: Recipe) -> Iterator[t
         return
     scenes = _scenes(source, rng, count, recipe)
     for at in range(0, count, 50):  # frames of 50 samples in memory at a time
-        pixels = render(part(scenes, slice(at, at + 50)))
+        pixels = render(part(scenes, slice(at, at + 50)), around_tiles=source != "crowded")
         for i in range(len(pixels)):
             meta = _meta(source, scenes, at + i)
             pictures = tuple(_encoded(frame) for frame in pixels[i])

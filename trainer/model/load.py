@@ -88,13 +88,23 @@ def weights_folder(place: str, name: str, cache: Path) -> Path:
         return tiny_backbone(kinds[name], cache)
     for folder in (Path(name), Path("weights") / name):
         if (folder / "config.json").is_file():
-            return folder
+            return _whole(place, name, folder)
     cached = try_to_load_from_cache(name, "config.json") if name.count("/") == 1 and not name.startswith((".", "/")) else None
     if isinstance(cached, str):
-        return Path(cached).parent
+        return _whole(place, name, Path(cached).parent)
     raise ConfigError(
         f"{place} = {name!r}: no such weights; looked for config.json in {name}/, in weights/{name}/ and in the Hugging Face "
         f"cache. Download them where there is a network: hf download {name} --local-dir weights/{name}"
+    )
+
+
+def _whole(place: str, name: str, folder: Path) -> Path:
+    """The folder, if it holds weights as well. Raises ConfigError saying what is missing."""
+    if any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
+        return folder
+    raise ConfigError(
+        f"{place} = {name!r}: {folder} has a config.json and no weights (model.safetensors); a download broken off? "
+        f"Download them again where there is a network: hf download {name} --local-dir weights/{name}"
     )
 
 

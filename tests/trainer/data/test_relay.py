@@ -47,3 +47,12 @@ def test_rendering_in_parts_changes_nothing() -> None:
     assert whole.shape == (9, 6, relay.IMAGE_SIZE, relay.IMAGE_SIZE, 3)
     last = relay.render(relay.Scenes(*(getattr(scenes, name)[8:] for name in scenes.__dataclass_fields__)))
     assert (whole[8:] == last).all()
+
+
+def test_a_tiles_own_cell_can_be_kept_free_of_the_tint() -> None:
+    scenes = relay.images(np.random.default_rng(5), 1, (8, 8))
+    other = replace(scenes, tint=(scenes.tint + 1) % 8)
+    for around, cells in ((True, 16), (False, 8)):
+        differs = (relay.render(scenes, around) != relay.render(other, around)).any(-1)[0, 0]
+        rows, columns = np.nonzero(differs)
+        assert len(set(zip(rows // relay.CELL, columns // relay.CELL, strict=True))) == cells

@@ -6,12 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
-from tests.trainer.conftest import small_batch, small_model
+from tests.trainer.conftest import small_batch, small_dino, small_llm, small_model
 from trainer.config import ConfigError, ModelConfig
-from trainer.model.load import from_pretrained, initial_weights_hash, save_pretrained, weights_folder
+from trainer.model.load import build_model, from_pretrained, initial_weights_hash, save_pretrained, weights_folder
 from trainer.model.packing import pack
 
 
@@ -66,5 +67,26 @@ def test_a_tiny_model_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_local_folder_is_taken_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
+    small_dino().save_pretrained(tmp_path)
     assert weights_folder("model.vision", str(tmp_path), tmp_path / "cache") == tmp_path
+
+
+def test_a_hub_name_is_found_in_the_hugging_face_cache_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for name, model in (("some/dino", small_dino()), ("some/llama", small_llm())):
+        cached = tmp_path / f"models--{name.replace('/', '--')}"
+        model.save_pretrained(cached / "snapshots" / "0f0f")
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0f0f")
+    config = ModelConfig(vision="some/dino", language="some/llama")
+    model = build_model(config, tmp_path / "cache", seed=0)
+    assert torch.equal(model.dino.layernorm.weight, small_dino().layernorm.weight)
+    batch = pack(small_batch([2], [3]), 1, torch.device("cpu"))
+    assert torch.equal(model(batch).logits, small_model()(batch).logits)
+
+
+def test_a_folder_without_weights_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
+    expected = f"model.vision = {str(tmp_path)!r}: {tmp_path} has a config.json and no weights (model.safetensors); a download "
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        weights_folder("model.vision", str(tmp_path), tmp_path / "cache")

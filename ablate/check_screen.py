@@ -1,0 +1,144 @@
+"""The document of check.py drawn for a person; like screens.py, which it belongs to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from ablate import screens
+from ablate.answers import Answer
+
+STYLES = {"error": "bold red", "flag": "yellow", "note": "dim", "": ""}
+MOST_LEFT = 3
+"""Outcomes left to `otherwise` shown of a tree."""
+
+
+def check(answer: Answer) -> None:
+    """Effects, trees, power, resources; then how many errors and flags."""
+    console = screens._console()
+    screens._title(console, answer, "check")
+    for part, draw in (("effects", _effects), ("trees", _trees), ("power", _power), ("resources", _resources)):
+        if part in answer["asked"]:
+            draw(console, answer)
+            console.print()
+    counts = answer["counts"]
+    said = [screens._count(counts[level], level) for level in ("error", "flag", "note") if counts[level]]
+    console.print(Text(" · ".join(said) or "nothing to say against it", style=STYLES["error" if counts["error"] else ""]))
+    screens._next(console, answer)
+
+
+def _head(console: Console, name: str, says: str) -> None:
+    console.print(Text.assemble((f"{name:<10}", "bold"), says))
+
+
+def _marked(level: str, text: str) -> Text:
+    return Text.assemble((f"{level:<5} ", STYLES[level]), text)
+
+
+def _effects(console: Console, answer: Answer) -> None:
+    rows = answer["effects"]
+    if not rows:
+        _head(console, "effects", answer["effects_note"])
+        return
+    verdicts = Counter(row["verdict"].replace("_", " ") for row in rows)
+    _head(console, "effects", f"each row against its start: {', '.join(f'{count} {name}' for name, count in verdicts.items())}")
+    table = screens._table("", "row", "", "first seen")
+    for row in rows:
+        seen = (row["differences"] or [""])[0]
+        more = f"; {len(row['differences']) - 1} more" if len(row["differences"]) > 1 else ""
+        verdict = row["verdict"].replace("_", " ")
+        against = f" of {row['against']}" if row["verdict"] == "baseline" and row["against"] != row["run"] else ""
+        marked = Text(row["level"], style=STYLES[row["level"]])
+        table.add_row(marked, row["run"], f"{verdict}{against}", Text(screens._short(seen, 52) + more, style="dim"))
+    console.print(screens._indented(table, 2))
+    for row in rows:
+        for note in row["notes"]:
+            console.print(screens._indented(Text(f"{row['run']}: {note}", style="dim" if not row["level"] else ""), 2))
+
+
+def _trees(console: Console, answer: Answer) -> None:
+    reports = answer["trees"]
+    lines = [line for report in reports for line in report["lines"]]
+    fires = sum(line["verdict"] == "fires" for line in lines)
+    _head(console, "trees", f"{fires} of {len(lines)} lines can be taken, each in some outcome")
+    for report in reports:
+        told = [*_line_texts(report), *(_marked(note["level"], note["says"]) for note in report["notes"]), *_left(report)]
+        if told:
+            console.print(screens._indented(Text(f"{report['sweep']} {report['tree'] or 'learn lines'}", style="bold"), 2))
+        for text in told:
+            console.print(screens._indented(text, 4))
+
+
+def _line_texts(report: Answer) -> Iterator[Text]:
+    for line in report["lines"]:
+        if line["level"]:
+            verdict = "can never fire" if line["verdict"] == "never" else "is never reached"
+            yield _marked(line["level"], f"“{line['text']}” {verdict}: {line['because']}")
+            if line["example"]:
+                yield Text(f"      e.g. {_example(line['example'])}", style="dim")
+
+
+def _left(report: Answer) -> Iterator[Text]:
+    """Outcomes that only `otherwise` covers."""
+    cases = report["only_otherwise"]
+    for case in cases[:MOST_LEFT]:
+        yield Text.assemble("only otherwise: ", (case["outcome"], "dim"))
+    more = len(cases) - MOST_LEFT + report["not_told"]
+    if more > 0:
+        yield Text(f"and {more} more outcomes", style="dim")
+
+
+def _example(case: Answer) -> str:
+    return f"{case['outcome']} ({case['example']})" if case["example"] else str(case["outcome"])
+
+
+def _power(console: Console, answer: Answer) -> None:
+    lines = answer["power"]
+    blind = [line for line in lines if not line["answerable"]]
+    _head(
+        console, "power", f"{len(lines) - len(blind)} of {len(lines)} lines can see a margin with the planned seeds, 4 times of 5"
+    )
+    if not lines:
+        return
+    table = screens._table("compared", "on", ">n", ">margin", ">sees", ">chance", "to know")
+    for line in lines:
+        for sight in line["sights"]:
+            table.add_row(
+                screens._short(f"{sight['a']} {sight['verdict']} {sight['b']}", 26),
+                screens._short(sight["metric"], 16),
+                f"{sight['n_a']}/{sight['n_b']}" if sight["n_b"] else str(sight["n_a"]),
+                f"{sight['margin']:g}",
+                "?" if sight["visible"] is None else f"{sight['visible']:.3g}",
+                f"{sight['power']:.0%}",
+                Text(_price(sight), style=STYLES["flag"]),
+            )
+    console.print(screens._indented(table, 2))
+    console.print(screens._indented(Text(_legend(answer), style="dim"), 2))
+
+
+def _price(sight: Answer) -> str:
+    price = sight["price"]
+    if price is None:
+        return "" if sight["answerable"] else "noise?"
+    if price["seeds"] is None:
+        return "out of reach"
+    return f"{price['seeds']} seeds: {screens._number(price['gpu_hours'])} GPU-h ${price['usd']:.2f}"
+
+
+def _legend(answer: Answer) -> str:
+    sds = [f"{name} {one['sd']:.2g} ({one['source']})" for name, one in answer["noise"].items() if one["sd"] is not None]
+    return (
+        "sees: better, worse: the smallest true difference shown 4 times of 5; no worse, same: the smallest margin within which "
+        "equal runs are shown equal. chance: of telling one margin from 0; of showing equal runs equal. "
+        f"Noise between seeds: {', '.join(sds) or 'unknown'}"
+    )
+
+
+def _resources(console: Console, answer: Answer) -> None:
+    _head(console, "resources", "of this machine")
+    for one in answer["resources"]:
+        name = f"{one['name']}: " if one["what"] in ("weights", "data") else ""
+        console.print(screens._indented(_marked(one["level"], f"{one['what']:<8} {name}{one['says']}"), 2))

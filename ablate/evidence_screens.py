@@ -1,0 +1,271 @@
+"""The documents of evidence_answers.py drawn for a person; like screens.py, which they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from ablate import screens
+from ablate.answers import Answer
+
+FOREST = 49
+"""Columns of a forest plot; odd, so that it has a middle."""
+ARROW = {True: "✓", False: "≠", None: "·"}
+"""Equal, different, not reported."""
+
+
+# ---------------------------------------------------------------- compare
+
+
+def compare(answer: Answer, explained: bool = False) -> None:
+    """Two runs: the forest, what holds in words, what was equal; with `explained`, everything behind it."""
+    console = screens._console()
+    screens._title(console, answer, f"{answer['a']} against {answer['b']}")
+    for line in answer["open"]:
+        console.print(screens._labelled("waiting", f"{line}: not in it yet"))
+    if not answer["comparisons"]:
+        console.print("nothing to compare yet: each run needs a job that ended")
+        screens._next(console, answer)
+        return
+    console.print(answer["label"], style="dim")
+    console.print()
+    for line in forest(answer["comparisons"]):
+        console.print(line, soft_wrap=True)
+    console.print()
+    for one in answer["comparisons"]:
+        console.print(f"holds    {one['says']}")
+        console.print(screens._indented(Group(*_beside(one)), 9), style="dim")
+    if explained:
+        for one in answer["comparisons"]:
+            console.print()
+            console.print(grounds(one))
+        console.print()
+        console.print(sources(answer["formulas"]))
+        return
+    screens._next(console, answer)
+
+
+def forest(comparisons: Sequence[Answer]) -> list[str]:
+    """A row per comparison, in margins, better to the left; zero │, the margin ┊, both intervals ━ ─, the estimate ●."""
+    drawn = [one for one in comparisons if one["delta"] is not None]
+    reach = max([2.0, *(abs(value) for one in drawn for value in _in_margins(one) if value is not None)])
+    reach = min(reach, 6.0)
+    name = max(len(one["metric"]) for one in comparisons)
+    lines = [f"{one['metric']:<{name}}  {_forest_row(one, reach)}  {_estimate(one)}" for one in comparisons]
+    half = FOREST // 2
+    axis = list(" " * FOREST)
+    for margin in (-1, 0, 1):
+        at, text = _column(margin, reach), f"{margin:+d}" if margin else "0"
+        for offset, sign in enumerate(text):
+            axis[min(at - len(text) // 2 + offset, FOREST - 1)] = sign
+    axis_line = "".join(axis)
+    better = f"{'better ←':<{half - 3}}"
+    return [*lines, f"{'':<{name}}  {axis_line}  margins", f"{'':<{name}}  {better}"]
+
+
+def _in_margins(one: Mapping[str, Any]) -> tuple[float | None, ...]:
+    """Estimate, wide interval, narrow interval; better is negative."""
+    sign = 1.0 if one["better"] == "lower" else -1.0
+    names = ("delta", "low", "high", "tost_low", "tost_high")
+    return tuple(None if one[name] is None else sign * one[name] / one["margin"] for name in names)
+
+
+def _column(value: float, reach: float) -> int:
+    half = FOREST // 2
+    return half + max(-half, min(half, round(value / reach * half)))
+
+
+def _forest_row(one: Answer, reach: float) -> str:
+    cells = [" "] * FOREST
+    for margin, mark in ((-1, "┊"), (0, "│"), (1, "┊")):
+        cells[_column(margin, reach)] = mark
+    if one["delta"] is None:
+        return "".join(cells)
+    delta, *ends = _in_margins(one)
+    for (left, right), stroke in (((ends[0], ends[1]), "─"), ((ends[2], ends[3]), "━")):
+        if left is None or right is None:
+            continue
+        for at in range(_column(min(left, right), reach), _column(max(left, right), reach) + 1):
+            cells[at] = stroke
+        if min(left, right) < -reach:
+            cells[0] = "‹"
+        if max(left, right) > reach:
+            cells[-1] = "›"
+    assert delta is not None, "checked above"
+    cells[_column(delta, reach)] = "●"
+    return "".join(cells)
+
+
+def _estimate(one: Answer) -> str:
+    if one["delta"] is None:
+        return str(one["reason"])
+    low, high = screens.interval(one)
+    inside = f" [{low:+.3g}, {high:+.3g}]" if low is not None and high is not None else ""
+    return f"{one['delta']:+.3g}{inside} ±{one['margin']:g}"
+
+
+def _beside(one: Answer) -> Iterator[str]:
+    """What a reader should see with the verdict, a line each."""
+    budget = one["budget"]
+    yield (
+        f"n {one['n_a']}/{one['n_b']} seeds · {_noise(one)} · level {one['level']:.3g} · "
+        f"budget {_both(budget['a'], budget['b']) or 'not reported'}{' samples' if budget['a'] else ''}"
+    )
+    for run, counts in zip((one["a"], one["b"]), one["diverged"], strict=False):
+        if counts[0]:
+            yield f"{run}: {counts[0]} of {counts[1]} seeds diverged"
+    unequal = [check for check in one["fairness"] if check["ok"] is False]
+    equal = sum(check["ok"] is True for check in one["fairness"])
+    if one["fairness"]:
+        told = "; ".join(f"≠ {check['check']}{' (declared)' if check['declared'] else ''}" for check in unequal)
+        yield f"fair: ✓ {equal} equal{'; ' + told if told else ''}"
+    if one.get("samples"):
+        of = one["samples"]
+        yield (
+            f"these checkpoints, over {of['samples']:,} validation samples ({of['clusters']:,} {of['by']}s): "
+            f"{of['delta']:+.3g} [{of['low']:+.3g}, {of['high']:+.3g}]; shown, never a verdict"
+        )
+    for text in one.get("decisions", ()):
+        yield f"also judged by decision {text}"
+    yield from one["notes"]
+
+
+def _noise(one: Answer) -> str:
+    noise = one["noise"]
+    if noise["sd"] is None:
+        return "noise not known"
+    df = "known" if noise["df"] is None else f"{noise['df']:.3g} df"
+    return f"sd {noise['sd']:.2g} ({df}, {noise['source']})"
+
+
+def _both(a: str, b: str) -> str:
+    return a if a == b else f"{a} / {b}"
+
+
+# ---------------------------------------------------------------- everything behind a comparison
+
+
+def grounds(one: Answer) -> RenderableType:
+    """Values by seed, pool, level, and the ledger of fairness with both values."""
+    parts: list[RenderableType] = [Text(f"{one['a']} − {one['b']} on {one['metric']}", style="bold")]
+    for run, values in ((one["a"], one["values_a"]), (one["b"], one["values_b"])):
+        if values:
+            parts.append(screens._indented(f"{run:<8} {'   '.join(f'{seed}: {value:.6g}' for seed, value in values.items())}", 2))
+    parts += [screens._indented(line, 2) for line in _derivation(one)]
+    if one["fairness"]:
+        table = screens._table("", "equal?", one["a"], one["b"], "value")
+        for check in one["fairness"]:
+            declared = "declared" if check["declared"] and check["ok"] is False else ""
+            shown = "blocks the verdict" if check["ok"] is False and check["blocks"] and not check["declared"] else declared
+            table.add_row(
+                ARROW[check["ok"]],
+                check["check"],
+                screens._short(check["a"], 30) or "–",
+                screens._short(check["b"], 30) or "–",
+                shown or ("not reported" if check["ok"] is None else ""),
+            )
+        parts.append(screens._indented(table, 2))
+    return Group(*parts)
+
+
+def _derivation(one: Answer) -> Iterator[str]:
+    if one["delta"] is not None:
+        low, high = one["low"], one["high"]
+        wide = f", {100 * (1 - one['level']):.4g} % interval [{low:+.4g}, {high:+.4g}]" if low is not None else ""
+        narrow = f", 90 % interval [{one['tost_low']:+.4g}, {one['tost_high']:+.4g}]" if one["tost_low"] is not None else ""
+        yield f"Δ        {one['delta']:+.6g} {one['unit']}{wide}{narrow}"
+    p = f" · p {one['p']:.3g}" if one["p"] is not None else ""
+    yield f"method   {one['method']} · {_noise(one)} · level {one['level']:.4g}{p} · margin {one['margin']:g}"
+    if one["correlation"] is not None:
+        yield f"seeds    correlation over common seeds {one['correlation']:.2f}; {'paired' if one['paired'] else 'not paired'}"
+    pool = one.get("pool")
+    if pool:
+        yield f"pool     {', '.join(pool['runs']) or 'no run has two seeds'} ({len(pool['jobs'])} jobs had ended)"
+        for run, why in pool["left_out"].items():
+            yield f"         without {run}: {why}"
+    if one["visible"] is not None:
+        yield f"visible  {one['visible']:.3g} with probability 0.8"
+    yield f"holds    {', '.join(one['holds']) or one['reason'] or 'not shown'}"
+
+
+def sources(formulas: Sequence[Answer]) -> RenderableType:
+    """The formulas used, each with where it comes from."""
+    parts: list[RenderableType] = [Text("formulas", style="bold")]
+    for one in formulas:
+        source = f"  [{one['source']}]" if one["source"] else ""
+        parts.append(screens._indented(f"{one['name']}: {one['formula']}{source}", 2))
+    return Group(*parts)
+
+
+# ---------------------------------------------------------------- decide --explain, audit
+
+MARK = {"follows": "✓", "moved": "≈", "fell": "✗"}
+
+
+def explained(answer: Answer) -> None:
+    """Decisions with everything behind them."""
+    console = screens._console()
+    screens._title(console, answer, "decisions, taken again from the rows in the database")
+    for one in answer["decisions"]:
+        console.print(_head(one))
+        for line in _decided(one):
+            console.print(screens._indented(line, 2))
+        for comparison in one["comparisons"]:
+            console.print()
+            console.print(screens._indented(grounds(comparison), 2))
+        console.print()
+    for line in answer["open"]:
+        console.print(line)
+    console.print(sources(answer["formulas"]))
+    _deviated(console, answer)
+    screens._next(console, answer)
+
+
+def audit(answer: Answer) -> None:
+    """A line per decision and the lock; below each that does not follow, why."""
+    console = screens._console()
+    every = [*answer["decisions"], *([answer["lock"]] if answer["lock"] else [])]
+    wrong = sum(one["verdict"] != "follows" for one in every)
+    told = f"all {len(every)} follow" if not wrong else f"{wrong} of {len(every)} do not follow from the database"
+    screens._title(console, answer, f"audit: {told if every else 'nothing is decided yet'}")
+    for one in every:
+        console.print(_head(one))
+        for problem in one["problems"]:
+            console.print(screens._indented(f"· {problem}", 4))
+        for line in _today(one):
+            console.print(screens._indented(line, 4), style="dim")
+    _deviated(console, answer)
+    screens._next(console, answer)
+
+
+def _head(one: Answer) -> Text:
+    took = f" took {one['took']}" if one.get("took") else f" {one['status']}" if one.get("status") else f" {one['hash'][:12]}"
+    number = f", record {one['number']}" if one.get("number") else ""
+    style = {"follows": "green", "moved": "yellow", "fell": "bold red"}[one["verdict"]]
+    return Text.assemble(
+        (f"{MARK[one['verdict']]} ", style), (f"{one['name']}{took}", "bold"), f"  {one['verdict']}{number}, {one['at']}"
+    )
+
+
+def _decided(one: Answer) -> Iterator[str]:
+    yield f"line     {one['line'] or '(a person decided)'}"
+    yield f"because  {one['because']}"
+    if one["sets"]:
+        yield f"sets     {', '.join(f'{name} = {screens._toml(value)}' for name, value in one['sets'].items())}"
+    yield f"rests on {screens._count(len(one['jobs']), 'job')}: {screens._names(sorted(one['jobs']))}"
+    for problem in one["problems"]:
+        yield f"≠        {problem}"
+
+
+def _today(one: Answer) -> Iterator[str]:
+    today = one.get("today")
+    if today and today["status"] == "decided" and one["status"] == "decided" and today["took"] != one["took"]:
+        yield f"with all that is known today it would take {today['took']} ({today['line']}); `ablate decide` judges anew"
+
+
+def _deviated(console: Console, answer: Answer) -> None:
+    for one in answer["deviations"]:
+        console.print(f"deviates since {one['at']}: {'; '.join(one['changes'])} (reason: {one['because']})")

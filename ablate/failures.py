@@ -1,0 +1,130 @@
+"""Why an attempt failed, and what may be done: from exit codes and the log's last lines to a class with a policy. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+FailureClass = Literal["out of memory", "data error", "node lost", "timeout", "killed", "code error", "crash"]
+"""crash: none of the others could be recognised."""
+
+Policy = Literal["resume", "retry once", "never"]
+"""resume: again from the last checkpoint, wherever there is room, up to max_attempts. never: a next try would end the same."""
+
+POLICIES: dict[FailureClass, Policy] = {
+    "node lost": "resume",
+    "timeout": "resume",
+    "killed": "resume",
+    "crash": "resume",
+    "out of memory": "retry once",
+    "data error": "retry once",
+    "code error": "never",
+}
+
+_RAISED = re.compile(r"^(?:\[?rank\d+\]?:? ?)?((?:\w+\.)*[A-Z]\w*)(?::|$)", re.MULTILINE)
+"""The last line of a traceback: the exception's name, with its modules; torchrun puts "[rank0]: " before it."""
+_EXCEPTION = re.compile(r"(Error|Exception|Interrupt|Exit|Full|BadZipFile)$")
+
+_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|MemoryError|bad_alloc|Cannot allocate memory|ALLOC_FAILED|DefaultCPUAllocator|Bus error|oom-kill",
+    re.IGNORECASE,
+)
+_TIMEOUT = re.compile(r"time(d)?[ -]?out|TimeoutError|TimeoutExpired|watchdog", re.IGNORECASE)
+_DATA = re.compile(r"corrupt|truncated|No space left on device|Input/output error|Stale file handle", re.IGNORECASE)
+_DATA_ERRORS = frozenset(
+    [
+        "JSONDecodeError",
+        "UnicodeDecodeError",
+        "ReadError",
+        "BadZipFile",
+        "BadGzipFile",
+        "UnidentifiedImageError",
+        "EOFError",
+        "ArrowInvalid",
+        "SafetensorError",
+        "FileNotFoundError",
+        "PermissionError",
+        "DataError",
+        "ManifestError",
+        "LZMAError",
+    ]
+)
+_CODE_ERRORS = frozenset(
+    [
+        "ImportError",
+        "ModuleNotFoundError",
+        "SyntaxError",
+        "IndentationError",
+        "NameError",
+        "UnboundLocalError",
+        "AttributeError",
+        "TypeError",
+        "NotImplementedError",
+        "ConfigError",
+        "UserError",
+        "ZeroDivisionError",
+        "RecursionError",
+    ]
+)
+_NOT_STARTED = frozenset({2, 126, 127})
+"""Exit codes of a command line that is wrong, a file that is no program, and a program that is not there."""
+_BY_SIGNAL = frozenset({-9, -15, -1, -2, 137, 143, 129, 130})
+"""KILL, TERM, HUP, INT, and how a shell spells them."""
+
+
+def classify(seen: str, exit_codes: Sequence[int], log_tail: str) -> FailureClass:
+    """The class of an attempt that ended without a result.
+
+    seen: how the gang was seen to end ("lost", "rank failed", "ended"). exit_codes: per rank, negative for a signal.
+    log_tail: the last lines of the rank that failed first. What a log says of memory or time counts before the exception's name,
+    for most libraries raise RuntimeError for everything.
+    """
+    if seen == "lost":
+        return "node lost"
+    raised = _raised(log_tail)
+    quoted = _last_words(log_tail, raised)
+    if _MEMORY.search(quoted) or -7 in exit_codes:
+        return "out of memory"
+    if raised in _DATA_ERRORS or _DATA.search(quoted):
+        return "data error"
+    if _TIMEOUT.search(quoted):
+        return "timeout"
+    if raised in _CODE_ERRORS:
+        return "code error"
+    if raised:
+        return "crash"
+    if _BY_SIGNAL & set(exit_codes):
+        return "killed"
+    return "code error" if _NOT_STARTED & set(exit_codes) else "crash"
+
+
+def tries_left(failures: Sequence[FailureClass], max_attempts: int) -> int:
+    """How often a job may still be tried. failures: of the attempts that failed so far, oldest first."""
+    if not failures:
+        return max_attempts
+    left = max_attempts - len(failures)
+    match POLICIES[failures[-1]]:
+        case "never":
+            return 0
+        case "retry once":
+            return min(left, 2 - failures.count(failures[-1]))
+        case "resume":
+            return left
+
+
+def named(text: object) -> FailureClass:
+    """A class by its name, as records keep it; "crash" for none or one of another version."""
+    return next((kind for kind in get_args(FailureClass) if kind == text), "crash")
+
+
+def _raised(log_tail: str) -> str:
+    """Name of the exception that ended the log's last traceback, without its modules; "" if there is none."""
+    found = [name.rpartition(".")[2] for name in _RAISED.findall(log_tail)]
+    return next((name for name in reversed(found) if _EXCEPTION.search(name)), "")
+
+
+def _last_words(log_tail: str, raised: str) -> str:
+    """What is searched for signs: from the exception on, or the last three lines. A log may speak of timeouts all day."""
+    at = log_tail.rfind(raised) if raised else -1
+    return log_tail[at:] if at >= 0 else "\n".join(log_tail.splitlines()[-3:])

@@ -1,0 +1,265 @@
+"""Every event that design pages promise to survive, and the test that tries it. Here: those that need a cluster of their own.
+
+a rank raises
+    a_rank_that_fails_ends_the_gang_within_a_second_and_its_log_is_quoted, a_job_that_crashes_is_tried_again_from_its_checkpoint,
+    a_job_that_always_crashes_fails_for_good_and_the_rest_goes_on
+a rank is killed
+    a_rank_that_is_killed_ends_the_gang_within_a_second, a_killed_rank_ends_its_gang_within_a_second_and_no_other
+divergence
+    a_job_that_diverges_is_a_result_and_is_never_tried_again
+supervisor killed
+    no_rank_survives_a_killed_supervisor_and_its_gpus_are_free_again, killing_a_supervisor_restarts_only_its_attempt,
+    no_rank_outlives_an_owner_that_is_killed_even_with_its_keeper
+supervisor gets SIGTERM (preemption)
+    a_supervisor_that_gets_sigterm_saves_first_and_its_job_goes_on
+launch killed -9, embedded Ray
+    nothing_is_left_of_embedded_ray_when_its_launch_is_killed,
+    a_launch_killed_in_the_middle_and_called_again_ends_like_an_undisturbed_one
+launch killed -9, --address
+    on_a_cluster_a_killed_launch_is_taken_up_again_and_no_metric_is_lost
+Ctrl-C, embedded
+    asked_to_stop_jobs_write_a_checkpoint_and_go_on_the_next_time
+Ctrl-C on a cluster, once and twice
+    ctrl_c_leaves_the_jobs_on_a_cluster_alone_and_twice_stops_them
+node lost
+    a_job_whose_node_dies_goes_on_elsewhere_from_its_checkpoint
+node frozen (slow)
+    a_frozen_node_is_given_up_and_cannot_spoil_anything_when_it_wakes
+two launches on one database
+    a_second_launch_is_told_who_launches, a_launch_that_lost_its_lease_ends_what_it_runs
+GPUs that can never fit
+    gpus_that_can_never_fit_are_refused_before_anything_starts
+cluster with a token
+    a_missing_token_is_explained, a_cluster_that_wants_another_token_says_which_variables_to_set
+three witnesses disagree
+    test_collect.py, the table of settle
+disk full, database locked, network file system
+    test_disk.py, db/test_store.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate.desk import Desk
+from ablate.gang import read_gang
+from ablate.jobs import Cluster
+from ablate.launch import launch as launch_study
+from ablate.launch import utc_now
+from ablate.study import UserError
+from tests.clusters import OwnCluster, ablate
+from tests.conftest import alive, until
+from tests.test_launch import SMALL, Options, Tick, Witness, desk_of, nullcontext, run
+
+SECONDS = 15.0
+SLOW = SMALL.replace("faults.seconds       = 0.0", f"faults.seconds       = {SECONDS}").replace(
+    "train.save_every     = 100 ", "train.save_every     = 15 "
+)
+assert SLOW.count("15 ") == 1
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[OwnCluster]:
+    with OwnCluster(2, 2) as cluster:
+        yield cluster
+
+
+def study_in(folder: Path, text: str = SLOW) -> Desk:
+    return desk_of(folder, text)
+
+
+def start(own: OwnCluster, folder: Path, *words: str) -> subprocess.Popen[str]:
+    return ablate("launch", "--study", str(folder / "runs.toml"), "--address", own.address, *words, environment=own.environment)
+
+
+def finished(launch: subprocess.Popen[str], seconds: float = 90) -> str:
+    """What it said, once it ended."""
+    return launch.communicate(timeout=seconds)[0]
+
+
+def folders(desk: Desk, run: str) -> list[Path]:
+    """The attempts of a run's only job, oldest first."""
+    return sorted(path.parent for path in desk.folders.base.glob(f"{run}-s*/*/config.json"))
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for_steps(desk: Desk, run: str, steps: int, launch: subprocess.Popen[str]) -> Path:
+    """The folder of the run's latest attempt once it has so many steps."""
+    until(lambda: launch.poll() is not None or (folders(desk, run) and len(lines(folders(desk, run)[-1])) >= steps), 60)
+    assert launch.poll() is None, finished(launch)
+    return folders(desk, run)[-1]
+
+
+def attempts(desk: Desk, run: str) -> list[str]:
+    return [attempt.state for key, tries in desk.store.attempts().items() for attempt in tries if key.startswith(f"{run}-")]
+
+
+def test_on_a_cluster_a_killed_launch_is_taken_up_again_and_no_metric_is_lost(own: OwnCluster, tmp_path: Path) -> None:
+    desk = study_in(tmp_path)
+    words = ("--run", "A1", "--run", "F3@42")
+    first = start(own, tmp_path, *words)
+    places = [wait_for_steps(desk, name, 10, first) for name in ("A1", "F3")]
+    pids = [pid for place in places for pid in read_gang(place)["pids"]]
+    first.kill()
+    finished(first)
+    until(lambda: len(lines(places[0])) > 30, 20)
+    assert all(map(alive, pids)), "training goes on"
+    second = start(own, tmp_path, *words)
+    said = finished(second)
+    assert second.returncode == 0, said
+    assert said.count("runs on; watching it again") == 2, said
+    for run_name, place in zip(("A1", "F3"), places, strict=True):
+        assert attempts(desk, run_name) == ["done"]
+        curve = desk.store.curve(place.parent.name, "loss")
+        assert curve == [(line["step"], line["metrics"]["loss"]) for line in lines(place)]
+        assert [step for step, _ in curve] == list(range(1, len(curve) + 1))
+
+
+def test_ctrl_c_leaves_the_jobs_on_a_cluster_alone_and_twice_stops_them(own: OwnCluster, tmp_path: Path) -> None:
+    desk = study_in(tmp_path)
+    first = start(own, tmp_path, "--run", "A1")
+    place = wait_for_steps(desk, "A1", 5, first)
+    first.send_signal(signal.SIGINT)
+    said = finished(first)
+    assert first.returncode == 3
+    assert "detached: the jobs run on in the cluster" in said
+    assert all(map(alive, read_gang(place)["pids"]))
+    seen = len(lines(place))
+    second = start(own, tmp_path, "--run", "A1")
+    until(lambda: second.poll() is not None or desk.store.curve(place.parent.name, "loss")[-1:] > [(seen, 0.0)], 40)
+    second.send_signal(signal.SIGINT)
+    time.sleep(0.3)  # a person is not faster; two signals at once may be one
+    second.send_signal(signal.SIGINT)
+    said = finished(second)
+    assert not any(map(alive, read_gang(place)["pids"])), said
+    assert attempts(desk, "A1") == ["interrupted"], said
+
+
+def test_a_job_whose_node_dies_goes_on_elsewhere_from_its_checkpoint(own: OwnCluster, tmp_path: Path) -> None:
+    desk = study_in(tmp_path)
+    first = start(own, tmp_path, "--run", "A1")
+    place = wait_for_steps(desk, "A1", 40, first)
+    own.node_of(read_gang(place)["owner"]).kill()
+    own.add(2)
+    said = finished(first, 180)
+    assert first.returncode == 0, said
+    assert attempts(desk, "A1") == ["lost", "done"]
+    (lost, _) = next(iter(desk.store.attempts().values()))
+    assert lost.facts["failure"] == "node lost"
+    assert 0 < lost.facts["lost_gpu_s"] < lost.gpu_s
+    resumed = json.loads((folders(desk, "A1")[1] / "config.json").read_text())["resume_from"]
+    assert resumed.startswith(str(place))
+    steps = [step for step, _ in desk.store.curve(place.parent.name, "loss")]
+    assert steps == list(range(1, len(steps) + 1)), "no step is missing and none is there twice"
+
+
+def test_a_missing_token_is_explained(own: OwnCluster, tmp_path: Path) -> None:
+    study_in(tmp_path)
+    bare = {name: value for name, value in own.environment.items() if not name.startswith("RAY_AUTH")}
+    words = ("launch", "--study", str(tmp_path / "runs.toml"), "--address", own.address)
+    said = finished(ablate(*words, environment={**bare, "RAY_NUM_REDIS_GET_RETRIES": "1"}))
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)" in said
+    assert own.token not in said
+
+
+@pytest.mark.slow
+def test_a_frozen_node_is_given_up_and_cannot_spoil_anything_when_it_wakes(tmp_path: Path) -> None:
+    with OwnCluster(2, 2) as own:
+        desk = study_in(tmp_path, SLOW.replace(f"faults.seconds       = {SECONDS}", "faults.seconds       = 20.0"))
+        first = start(own, tmp_path, "--run", "A1")
+        place = wait_for_steps(desk, "A1", 40, first)
+        before, pids = lines(place), read_gang(place)["pids"]
+        node = own.node_of(read_gang(place)["owner"])
+        node.signal(signal.SIGSTOP)
+        until(lambda: len(folders(desk, "A1")) == 2, 150)
+        until(lambda: len(lines(folders(desk, "A1")[1])) > 5, 60)
+        node.signal(signal.SIGCONT)
+        until(lambda: not any(map(alive, pids)), 60)
+        said = finished(first, 120)
+        assert first.returncode == 0, said
+        assert attempts(desk, "A1") == ["lost", "done"]
+        second = folders(desk, "A1")[1]
+        curve = dict(desk.store.curve(place.parent.name, "loss"))
+        assert {line["step"]: line["metrics"]["loss"] for line in lines(second)}.items() <= curve.items()
+        assert len(lines(place)) <= len(before) + 5, "the old ranks died on waking up"
+        assert sorted(curve) == list(range(1, len(curve) + 1))
+
+
+# ------------------------------------------------------------ on the shared embedded Ray
+
+
+def test_a_job_that_diverges_is_a_result_and_is_never_tried_again(cluster: Cluster, tmp_path: Path) -> None:
+    desk = desk_of(tmp_path, SMALL.replace("A1  = { model.curved = false }", "A1  = { model.curved = false, optim.lr = 50.0 }"))
+    outcome = run(desk, cluster, runs=("A1",))
+    assert attempts(desk, "A1") == ["diverged"]
+    assert outcome.exit_code == 0
+    run(desk, cluster, runs=("A1",))
+    assert attempts(desk, "A1") == ["diverged"]
+
+
+def test_a_supervisor_that_gets_sigterm_saves_first_and_its_job_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    desk = study_in(tmp_path, SLOW.replace("train.save_every     = 15 ", "train.save_every     = 10_000 "))
+
+    class Preempts(Witness):
+        victim = 0
+
+        def tick(self, tick: Tick) -> None:
+            super().tick(tick)
+            if not self.victim and any((item.fraction or 0) > 0.3 for item in tick.progress):
+                self.victim = next(iter(cluster.placed().values())).supervisor
+                os.kill(self.victim, signal.SIGTERM)
+
+    witness = Preempts()
+    run(desk, cluster, witness, runs=("A1",))
+    assert attempts(desk, "A1") == ["interrupted", "done"]
+    (first, second) = next(iter(desk.store.attempts().values()))
+    assert first.facts["lost_gpu_s"] < 2.0, "it saved before it went"
+    resumed = json.loads((folders(desk, "A1")[1] / "config.json").read_text())["resume_from"]
+    assert resumed.startswith(str(folders(desk, "A1")[0]))
+
+
+def test_a_launch_that_lost_its_lease_ends_what_it_runs(cluster: Cluster, tmp_path: Path) -> None:
+    desk = study_in(tmp_path)
+
+    class Robbed(Witness):
+        def tick(self, tick: Tick) -> None:
+            super().tick(tick)
+            held = desk.store.lease()
+            if any((item.fraction or 0) > 0.1 for item in tick.progress) and held and "thief" not in held.holder:
+                desk.store.release_lease(held.holder)
+                assert desk.store.acquire_lease("thief@elsewhere:1", utc_now(), 60.0)
+
+    with pytest.raises(UserError, match=r"thief@elsewhere:1 has taken over since .*status --follow"):
+        launch_study(desk, Options(gpus=4, runs=("A1",)), Robbed(), lambda *_: nullcontext(cluster))
+    (place,) = folders(desk, "A1")
+    assert not any(map(alive, read_gang(place)["pids"]))
+    assert attempts(desk, "A1") == ["running"], "who took over settles it"
+    desk.store.release_lease("thief@elsewhere:1")
+    assert run(desk, cluster, runs=("A1",)).exit_code == 0
+    assert attempts(desk, "A1") == ["interrupted", "done"]
+
+
+def test_the_table_above_names_tests_that_exist() -> None:
+    here = Path(__file__).parent
+    named = [name for line in (__doc__ or "").splitlines() for name in _tests_in(line)]
+    written = "\n".join(path.read_text() for path in here.rglob("test_*.py"))
+    assert len(named) > 15
+    assert [name for name in named if f"def test_{name}" not in written] == []
+
+
+def _tests_in(line: str) -> list[str]:
+    words = line.replace(",", " ").split()
+    return [word for word in words if word.count("_") > 3]

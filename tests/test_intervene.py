@@ -1,0 +1,148 @@
+"""A person stops jobs and has failed ones tried again; seen in the database, in the folders and after a rebuild."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablate import collect, intervene
+from ablate.desk import Desk
+from ablate.gang import Gang, Stop, run_gang
+from ablate.intervene import launch_is_asked_to_stop, retry, stop_all, stop_jobs
+from ablate.jobs import Cluster
+from ablate.launch import claim, utc_now
+from ablate.plan import FAILURE, PlannedJob
+from ablate.provenance import Provenance
+from ablate.study import UserError
+from db.records import AttemptState
+from db.store import Store
+from tests.test_gang import SAVES_ON_SIGTERM, python
+from tests.test_launch import SMALL, Tick, Witness, desk_of, run
+
+NOW = "2026-11-22T12:00:00Z"
+SLOW = SMALL.replace("faults.seconds       = 0.0", "faults.seconds       = 8.0")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return desk_of(tmp_path)
+
+
+def job(desk: Desk, run: str = "A1") -> PlannedJob:
+    return next(job for job in desk.plan().jobs if job.id == f"{run}-s42")
+
+
+def begin(desk: Desk, run: str = "A1") -> Path:
+    """An attempt under way, by the database."""
+    claimed = claim(desk, job(desk, run), Provenance("c0de", "", False, {}))
+    assert claimed is not None
+    return claimed[1]
+
+
+def end(desk: Desk, state: AttemptState, run: str = "A1", **facts: str) -> None:
+    begin(desk, run)
+    last = desk.store.attempts()[job(desk, run).key or ""][-1]
+    ended = collect.end_attempt(desk.store, desk.folders, last, state, "it broke", NOW, 5.0)
+    collect.amend_attempt(desk.store, desk.folders, ended, facts)
+
+
+def test_a_job_with_a_code_error_is_not_tried_again_until_a_person_asks(desk: Desk) -> None:
+    end(desk, "failed", **{FAILURE: "code error"})
+    assert (job(desk).state, job(desk).reason) == (
+        "failed",
+        "1 attempt failed, a code error is not tried again (`ablate retry` does), the last one: it broke",
+    )
+    assert retry(desk, [job(desk)], NOW) == ["A1-s42"]
+    assert job(desk).state == "ready"
+    assert job(desk).reason.startswith("tried again as ")
+    end(desk, "failed", **{FAILURE: "code error"})
+    assert job(desk).state == "failed", "forgiven once is not forgiven for ever"
+
+
+def test_what_a_person_asked_survives_a_rebuild_of_the_database(desk: Desk, tmp_path: Path) -> None:
+    for _ in range(3):
+        end(desk, "failed", **{FAILURE: "crash"})
+    assert job(desk).state == "failed"
+    retry(desk, [job(desk)], NOW)
+    fresh = Desk(desk.study, Store.open(tmp_path / "fresh.sqlite", desk.study.name, desk.study.profile), desk.folders)
+    collect.collect(fresh.store, fresh.folders)
+    assert job(fresh).state == "ready"
+    assert fresh.store.attempts() == desk.store.attempts()
+
+
+def test_out_of_memory_is_tried_once_more(desk: Desk) -> None:
+    end(desk, "failed", **{FAILURE: "out of memory"})
+    assert (job(desk).state, job(desk).reason) == ("ready", "attempt 1 failed (out of memory): it broke; 1 try left")
+    end(desk, "failed", **{FAILURE: "out of memory"})
+    assert job(desk).reason == (
+        "2 attempts failed, out of memory twice is not tried again (`ablate retry` does), the last one: it broke"
+    )
+
+
+def test_only_what_runs_can_be_stopped_and_only_what_failed_be_retried(desk: Desk) -> None:
+    with pytest.raises(UserError, match="nothing to stop: A1-s42 is ready"):
+        stop_jobs(desk, [job(desk)], NOW)
+    with pytest.raises(UserError, match="nothing to stop: no job runs and nobody is launching"):
+        stop_all(desk, NOW)
+    with pytest.raises(UserError, match="nothing to try again: A1-s42 is ready"):
+        retry(desk, [job(desk)], NOW)
+    end(desk, "done")
+    with pytest.raises(UserError, match="nothing to try again: A1-s42 is done"):
+        retry(desk, [job(desk)], NOW)
+
+
+def test_a_wish_to_stop_is_meant_for_the_launch_that_ran_then(desk: Desk) -> None:
+    lease = desk.store.acquire_lease("ada@here:1", NOW, 60.0)
+    assert not launch_is_asked_to_stop(desk.folders, lease)
+    assert stop_all(desk, NOW) == ([], "ada@here:1")
+    assert launch_is_asked_to_stop(desk.folders, lease)
+    desk.store.release_lease("ada@here:1")
+    later = desk.store.acquire_lease("ada@here:1", "2026-11-22T13:00:00Z", 60.0)
+    assert not launch_is_asked_to_stop(desk.folders, later)
+
+
+def test_a_gang_stops_when_its_folder_says_so(desk: Desk) -> None:
+    folder = begin(desk)
+    assert stop_jobs(desk, [job(desk)], NOW) == ["A1-s42"]
+    ended = run_gang(Gang(folder, python(SAVES_ON_SIGTERM), cwd=str(folder)), Stop())
+    assert ended.cause == "stopped"
+    assert intervene.held_by(folder)
+
+
+def test_a_job_stopped_by_name_stays_stopped_while_the_others_go_on(cluster: Cluster, tmp_path: Path) -> None:
+    desk = desk_of(tmp_path, SLOW)
+
+    class Stops(Witness):
+        asked = False
+
+        def tick(self, tick: Tick) -> None:
+            super().tick(tick)
+            if not self.asked and any(item.job == "A1-s42" and (item.fraction or 0) > 0.1 for item in tick.progress):
+                self.asked = bool(stop_jobs(desk, [job(desk)], utc_now()))
+
+    outcome = run(desk, cluster, Stops(), runs=("A1", "F3@42"))
+    assert job(desk, "F3").state == "done"
+    assert job(desk).state == "waiting"
+    assert "`ablate retry` lets it go on from its last checkpoint" in job(desk).reason
+    assert outcome.exit_code == 3
+    retry(desk, [job(desk)], utc_now())
+    assert run(desk, cluster, runs=("A1",)).exit_code == 0
+    assert [attempt.state for attempt in desk.store.attempts()[job(desk).key or ""]] == ["interrupted", "done"]
+
+
+def test_a_launch_that_is_asked_to_end_stops_its_jobs_and_the_next_one_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    desk = desk_of(tmp_path, SLOW)
+
+    class Ends(Witness):
+        asked = False
+
+        def tick(self, tick: Tick) -> None:
+            super().tick(tick)
+            if not self.asked and any((item.fraction or 0) > 0.1 for item in tick.progress):
+                self.asked = bool(stop_all(desk, utc_now()))
+
+    outcome = run(desk, cluster, Ends(), runs=("A1",))
+    assert outcome.interrupted
+    assert job(desk).state == "interrupted"
+    assert run(desk, cluster, runs=("A1",)).exit_code == 0

@@ -1,0 +1,131 @@
+"""Fingerprints tell configs apart by what they do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.fingerprint import POINTS, STEPS, fingerprints
+
+BASE: dict[str, dict[str, Any]] = {"train": {"samples": 9600, "batch_samples": 24}, "optim": {"lr": 5e-4}}
+ROWS: dict[str, dict[str, Any]] = {
+    "F3": {},
+    "F1": {"model.freeze_dino": True, "model.freeze_llm": True},
+    "LR4": {"optim.connector_ratio": 1.0},
+    "A1": {"model.deep_query": False},
+    "A6": {"model.coarse_only": True},
+    "B1": {"model.encoder": "multi_token", "model.tokens_per_frame": 16, "train.flops": "as F3"},
+    "A8b": {"data.replicate_image_frames": 16},
+    "D1": {"data.mix": {"video": 0.55, "image": 0.30, "text": 0.15}},
+    "answers": {"train.loss": "text_ce_answer_only"},
+    "batch": {"train.batch_samples": 48},
+    "long": {"train.samples": 19_200},
+    "decay": {"optim.weight_decay": 0.5},
+    "beta": {"optim.beta2": 0.9},
+    "coarse": {"train.lambda_coarse": 0.5},
+    "scale": {"model.visual_scale": 0.3},
+    "vision": {"model.vision": "some/other"},
+}
+
+
+def asked(name: str, files: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    settings = {part: dict(values) for part, values in BASE.items()}
+    for setting, value in changes.items():
+        part, field = setting.split(".")
+        settings.setdefault(part, {})[field] = value
+    return {"run": name, "seed": 42, "settings": settings, "references": {"F3": BASE}, "files": str(files)}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="module")
+def seen(files: Path) -> dict[str, dict[str, Any]]:
+    return dict(zip(ROWS, fingerprints([asked(name, files, changes) for name, changes in ROWS.items()]), strict=True))
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    return set(_differing(one, other, "")) - {"run"}
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any], place: str) -> Iterator[str]:
+    for name in one.keys() | other.keys():
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, dict) and isinstance(b, dict) and not place:
+            yield from _differing(a, b, f"{name}.")
+        elif a != b:
+            yield f"{place}{name}"
+
+
+def test_a_fingerprint_holds_what_a_few_steps_do(seen: dict[str, dict[str, Any]]) -> None:
+    base = seen["F3"]
+    assert list(base) == ["run", "parameters", "lr", "batch", "shapes", "losses", "grad_norm"]
+    assert base["parameters"]["connector"]["count"] == base["parameters"]["connector"]["trainable"] > 0
+    assert len(base["losses"]) == len(base["grad_norm"]["dino"]) == STEPS
+    assert len(base["lr"]["llm"]) == POINTS
+    assert max(base["lr"]["llm"]) == 5e-4
+    assert base["lr"]["connector"][-1] < 1e-5
+    assert base["batch"]["samples"] == 8
+    assert base["shapes"]["visual"] == [1, 64]
+
+
+@pytest.mark.parametrize(
+    ("row", "also"),
+    [
+        ("F1", {"parameters.dino", "parameters.llm", "lr.dino", "lr.llm"}),
+        ("LR4", {"lr.connector"}),
+        ("A1", {"shapes.looks"}),
+        ("A6", {"parameters.connector"}),
+        ("B1", {"parameters.connector", "shapes.visual", "shapes.looks", "lr.llm"}),
+        ("A8b", {"batch.frames_shown"}),
+        ("D1", {"batch.manifest_hash", "batch.order_hash", "batch.frames"}),
+        ("answers", {"batch.supervised_tokens"}),
+        ("batch", {"batch.samples", "batch.order_hash"}),
+        ("long", {"lr.connector", "lr.dino", "lr.llm", "batch.manifest_hash"}),
+        ("decay", set()),
+        ("beta", set()),
+        ("coarse", set()),
+        ("scale", set()),
+    ],
+)
+def test_a_row_shows_in_what_it_declares(seen: dict[str, dict[str, Any]], row: str, also: set[str]) -> None:
+    changed = differing(seen["F3"], seen[row])
+    assert also | {"losses"} <= changed
+    if not row.startswith(("batch", "long", "D1")):
+        assert {name for name in changed if name.startswith("batch.")} == {name for name in also if name.startswith("batch.")}
+
+
+def test_what_the_toy_replaces_is_told_by_its_name(seen: dict[str, dict[str, Any]]) -> None:
+    assert differing(seen["F3"], seen["vision"]) == {"shapes.backbones"}
+
+
+def test_another_process_gives_the_same(seen: dict[str, dict[str, Any]], files: Path) -> None:
+    stdin = json.dumps([asked(name, files, ROWS[name]) for name in ("F3", "A1")])
+    known = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "trainer.fingerprint"]
+    done = subprocess.run(command, input=stdin, env=known, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == json.loads(json.dumps([seen["F3"], seen["A1"]]))
+
+
+def test_a_config_that_cannot_be_built_says_why_and_the_others_go_on(files: Path) -> None:
+    rows = [{"model.deep_qeury": True}, {"model.tokens_per_frame": 4}, {"train.flops": "as X"}, {}]
+    told = list(fingerprints([asked(str(i), files, changes) for i, changes in enumerate(rows)]))
+    assert told[0]["error"].startswith("0: settings: there is no setting model.'deep_qeury'")
+    assert told[1]["error"].startswith("1: settings: model.tokens_per_frame = 4 with the foveated encoder")
+    assert "train.flops = 'as X'" in told[2]["error"]
+    assert "error" not in told[3]
+
+
+def test_no_list_is_a_mistake() -> None:
+    done = subprocess.run([sys.executable, "-m", "trainer.fingerprint"], input="{}", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, 'Error: stdin must be a list of {"settings": …, "seed": …, "files": …}\n')
