@@ -12,7 +12,7 @@ import os
 import shlex
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from ablate.cost import Source, Task, hours_of, totals
 from ablate.desk import Desk, measured_hours
 from ablate.freeze import take_text
 from ablate.plan import FAILURE, LOST_GPU_S, STARTABLE, Plan, PlannedJob, needed_jobs
+from ablate.plan_diff import plan_diff
 from ablate.provenance import code_hash
 from ablate.stale import find_stale
 from ablate.study import ENDED, JobState, Line, Settings, Study, Sweep, UserError, nested, runs_of_sweep
@@ -65,6 +66,39 @@ def plan(desk: Desk, block: str = "", gpus: int | None = None) -> Answer:
             "locked": held is not None and not held.lifted_at,
             "notes": _notes(desk, planned, books),
             "next": _next_after_plan(desk, planned, shown, block, held),
+        }
+    )
+
+
+def plan_changes(desk: Desk, old: Study) -> Answer:
+    """What going from the study `old` to the desk's does to the jobs, and what that costs. Both see the same results."""
+    before, after, books = replace(desk, study=old).plan(), desk.plan(), Books(desk)
+    found = plan_diff(old, before, desk.study, after, desk.store.attempts().keys())
+    lost = [*(was for was, _ in found.stale), *found.orphaned]
+    price = desk.study.usd_per_gpu_hour
+    coming = [job for job in after.jobs if not is_maybe(job)]
+    coming_before = [job for job in before.jobs if not is_maybe(job)]
+    left = sum(job.gpus * books.left(job) for job in coming)
+    left_before = sum(job.gpus * Books(replace(desk, study=old)).left(job) for job in coming_before)
+    sunk = sum(books.booked(job) for job in lost)
+    return plain(
+        {
+            **_head(desk),
+            "old": str(old.path),
+            "kept": [books.row(job) for job in found.kept],
+            "new": [books.row(job) for job in found.new],
+            "stale": [{**books.row(now), "old_key": was.key, "lost_gpu_hours": books.booked(was)} for was, now in found.stale],
+            "orphaned": [books.row(job) for job in found.orphaned],
+            "dropped": [books.row(job) for job in found.dropped],
+            "edits": found.edits,
+            "deviates": bool(found.edits) and desk.store.frozen() is not None,
+            "left_gpu_hours": left,
+            "left_cost": left * price,
+            "left_gpu_hours_before": left_before,
+            "left_cost_before": left_before * old.usd_per_gpu_hour,
+            "lost_gpu_hours": sunk,
+            "lost_cost": sunk * price,
+            "next": command(desk, "plan"),
         }
     )
 
@@ -736,12 +770,10 @@ def rehearse(
     spreads:  "val_loss=0.05": true sd between seeds; else what was measured, declared, or half the margin.
     progress: called with the studies played so far and how many there will be.
     """
-    from dataclasses import replace
-
-    from ablate import worlds
     from ablate.evidence import job_results
-    from ablate.rehearse import rehearse as play
-    from ablate.targets import measure_targets, played
+    from ablate.rehearsal import worlds
+    from ablate.rehearsal.rehearse import rehearse as play
+    from ablate.rehearsal.targets import measure_targets, played
 
     study, results = desk.study, job_results(desk, desk.plan())
     sd = worlds.known_sd(study, results, dict(worlds.read_spread(study, text) for text in spreads))

@@ -54,15 +54,27 @@ HERE = Path("runs.toml")
 
 @app.command()
 def plan(
-    study: StudyFile = HERE, profile: Profile = "", block: BlockOption = "", gpus: Gpus = None, as_json: Json = False
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    block: BlockOption = "",
+    gpus: Gpus = None,
+    diff: Annotated[
+        Path | None,
+        typer.Option("--diff", help="Say what changed since this older file: jobs kept, new, stale, orphaned; money."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """The graph as it stands: each job's state and why, what it changes, hours and money.
 
     Example: [bold]ablate plan --profile tiny --block 2[/bold]
+    Example: [bold]ablate plan --diff runs.before.toml[/bold]
     """
     from ablate import answers, screens
 
     desk = _desk(study, profile)
+    if diff is not None:
+        _out(answers.plan_changes(desk, _read(diff, profile)), as_json, screens.plan_changes)
+        return
     answer = answers.plan(desk, _block(desk.study, block), gpus)
     _out(answer, as_json, screens.plan)
 
@@ -395,8 +407,8 @@ def check(
 
     Example: [bold]ablate check --profile tiny --only trees --only power[/bold]
     """
-    from ablate import check as checking
-    from ablate import check_screen
+    from ablate.preflight import check as checking
+    from ablate.preflight import screen as check_screen
 
     answer = checking.check(_desk(study, profile), checking.parts(only or ()))
     _out(answer, as_json, check_screen.check)

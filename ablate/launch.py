@@ -158,7 +158,7 @@ def launch(desk: Desk, options: Options, watch: Watcher, connect: Connect = jobs
         crew = Crew(desk, options, watch, holder)
         crew.reconcile_without_cluster()
         crew.decide()
-        if not crew.wanted(desk.plan()) and not crew.running:
+        if not crew.wanted(desk.plan()) and not crew.left_running():
             return crew.finish()
         with mirrored(desk, watch), connect(options.address, options.gpus) as cluster:
             crew.board(cluster)
@@ -287,6 +287,10 @@ class Crew:
                 "gone for good, give --abandon: its attempts count as lost, and the jobs start anew from their last checkpoints"
             )
         self._reconcile(lambda last: None if last.cluster and last.cluster == self.options.address else False)
+
+    def left_running(self) -> bool:
+        """Whether an earlier launch left attempts behind that may still run on the cluster."""
+        return bool(self._open_attempts())
 
     def _open_attempts(self) -> list[AttemptRecord]:
         return [tries[-1] for tries in self.desk.store.attempts().values() if tries[-1].state == "running"]

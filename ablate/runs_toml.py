@@ -34,8 +34,10 @@ from ablate.conditions import (
 from ablate.positions import Node, Text, first_defined_twice, scan
 from ablate.settings import Setting, SettingError, as_toml, referenced, schema_of_config, schema_of_values
 from ablate.study import (
+    LOCKED,
     NAME,
     Block,
+    Confirm,
     Learn,
     Line,
     Metric,
@@ -88,7 +90,7 @@ _SECTIONS = (
     "figures",
     "profile",
 )
-_IN_PROFILE = ("study", "settings", "runs", "start", "seeds", "evidence", "metrics")
+_IN_PROFILE = ("study", "settings", "runs", "start", "seeds", "evidence", "metrics", "lock")
 _FIXED = ("name", "baseline", "config")
 """Keys of [study] that are the same in every profile."""
 
@@ -123,10 +125,10 @@ _EVIDENCE = {
     for one in (
         Setting("wrong_adoptions", float, 0.05, above=0.0, most=0.5),
         Setting("frozen_at", Literal["first launch"], "first launch"),
+        Setting("looks", list[int], []),
+        Setting("spending", Literal["obrien-fleming", "pocock"], "obrien-fleming"),
     )
 }
-_LATER = ("lock.confirm", "evidence.looks")
-"""Keys that are planned and not there yet."""
 _SEED = Setting("a seed", int, least=0, most=2**32 - 1)
 _PLACEHOLDERS = ("seed", "folder", "python", "resume_from")
 
@@ -192,8 +194,6 @@ class _File:
         return name
 
     def key(self, node: Node, name: str, names: Collection[str], where: str) -> None:
-        if f"{where}.{name}" in _LATER:
-            raise self.wrong(node, f"{where}.{name} is not supported yet; take it out or make it a comment")
         if name not in names:
             guesses = near(name, names)
             hint = f"Did you mean {quoted(guesses)}?" if guesses else f"There are: {_some(names)}"
@@ -225,6 +225,8 @@ class _File:
             raise self.wrong(node, f"{as_toml(name)} cannot name a {what}: it is a word of the conditions")
         if what == "run" and name.endswith("-start"):
             raise self.wrong(node, f"{as_toml(name)} cannot name a run: what D1 is compared with is called D1-start")
+        if what == "run" and name == LOCKED:
+            raise self.wrong(node, f"{as_toml(name)} cannot name a run: the locked config is called that when it is confirmed")
         return name
 
 
@@ -304,7 +306,7 @@ class _Reader:
         self.sections()
         self.over = self.layers()
         for over in self.over:
-            for name in ("study", "seeds", "evidence", "metrics"):
+            for name in ("study", "seeds", "evidence", "metrics", "lock"):
                 if name in over.keys:
                     _override(self.section(name), over.keys[name])
         self.read_study_keys()
@@ -322,7 +324,7 @@ class _Reader:
 
     def assembled(self) -> Study:
         of_study = self.of_study
-        blocks = self.read_blocks()
+        blocks, seeds = self.read_blocks(), self.read_seeds()
         evidence = self.file.filled(self.section("evidence"), _EVIDENCE, "evidence")
         return Study(
             name=of_study["name"],
@@ -335,7 +337,7 @@ class _Reader:
             runs=self.runs,
             aliases=self.aliases,
             starts=self.starts,
-            seeds=self.read_seeds(),
+            seeds=seeds,
             metrics=self.metrics,
             sweeps=self.sweeps,
             blocks=blocks,
@@ -353,6 +355,9 @@ class _Reader:
             text_hash=self.text_hash,
             short=self.read_short(),
             late=self.read_late(),
+            confirm=self.read_confirm(seeds),
+            looks=self.read_looks(tuple(evidence["looks"]), seeds),
+            spending=evidence["spending"],
         )
 
     # -------- [check]
@@ -851,13 +856,67 @@ class _Reader:
     def read_lock(self, blocks: tuple[Block, ...]) -> str:
         node = self.section("lock")
         for key, child in node.keys.items():
-            self.file.key(child, key, ("after",), "lock")
+            self.file.key(child, key, ("after", "confirm"), "lock")
         if "after" not in node.keys:
             return ""
         after = node.keys["after"]
         if isinstance(after.value, bool) or not isinstance(after.value, int | str):
             raise self.file.wrong(after, f"lock.after must be a block, not {as_toml(after.value)}")
         return self.file.known(after, str(after.value), [block.name for block in blocks], "block")
+
+    def read_confirm(self, seeds: Mapping[str, tuple[int, ...]]) -> Confirm | None:
+        node = self.section("lock").keys.get("confirm")
+        if node is None:
+            return None
+        table = self.file.table(node, "lock.confirm")
+        for key, child in table.items():
+            self.file.key(child, key, ("against", "seeds", "on"), "lock.confirm")
+        if "against" not in table or "seeds" not in table:
+            raise self.file.wrong(node, "lock.confirm must say `against` and `seeds`, such as seeds = [45, 46, 47]")
+        if "after" not in self.section("lock").keys:
+            raise self.file.wrong(node, "lock.confirm needs lock.after: without a lock there is nothing to confirm")
+        baseline = self.of_study["baseline"]
+        against = self.file.known(table["against"], self.file.string(table["against"], "lock.confirm.against"), self.names, "run")
+        if self.names[against] != baseline:
+            raise self.file.wrong(
+                table["against"], f"lock.confirm.against must be the baseline {baseline}: the lock is that and what was decided"
+            )
+        found = self.seed_list(table["seeds"], "lock.confirm.seeds", ())
+        if not found:
+            raise self.file.wrong(table["seeds"], "lock.confirm.seeds must name at least one seed, such as [45, 46, 47]")
+        used = {seed: run for run, of_run in seeds.items() for seed in of_run}
+        for seed in found:
+            if seed in used:
+                raise self.file.wrong(
+                    table["seeds"], f"lock.confirm.seeds must be fresh: {used[seed]} has been trained with seed {seed}"
+                )
+        return Confirm(baseline, found, self.confirm_on(table, node), self.file.line(node))
+
+    def confirm_on(self, table: Mapping[str, Node], node: Node) -> str:
+        """The metric: as declared, else that of the first sweep that decides something, else the first."""
+        if "on" in table:
+            name = self.file.string(table["on"], "lock.confirm.on")
+            return self.file.known(table["on"], name, self.metrics, "metric")
+        decided = [sweep.on for sweep in self.sweeps.values() if sweep.trees and sweep.on]
+        if not (decided or self.metrics):
+            raise self.file.wrong(node, "lock.confirm needs a metric: declare one in [metrics]")
+        return [*decided, *self.metrics][0]
+
+    def read_looks(self, looks: tuple[int, ...], seeds: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+        node = self.section("evidence").keys.get("looks")
+        if node is None or not looks:
+            return ()
+        if looks[0] < 1 or any(late <= early for early, late in zip(looks, looks[1:], strict=False)):
+            raise self.file.wrong(node, f"evidence.looks are seeds per run, growing, such as [3, 5]; not {as_toml([*looks])}")
+        most = max(len(of_run) for of_run in seeds.values())
+        if most != looks[-1]:
+            run = next(name for name, of_run in seeds.items() if len(of_run) == most)
+            raise self.file.wrong(
+                node,
+                f"evidence.looks ends at {looks[-1]} seeds, and the most any run has is {most} ({run}); give [seeds] those "
+                f"of every look, or end at {most}",
+            )
+        return looks
 
     def read_figures(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}

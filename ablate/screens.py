@@ -85,6 +85,43 @@ def plan(answer: Answer) -> None:
     _next(console, answer)
 
 
+def plan_changes(answer: Answer) -> None:
+    """What an edit of the file does to the jobs."""
+    console = _console()
+    _title(console, answer, f"what changed since {answer['old']}")
+    for name, why in CHANGED.items():
+        rows = answer[name]
+        if not rows:
+            continue
+        console.print(Text.assemble((f"{name:<9}", "bold"), f"{_count(len(rows), 'job')}: {why}"))
+        for _, group in groupby(rows, key=lambda job: job["run"]) if name != "kept" else ():
+            jobs = list(group)
+            of = f" ({jobs[0]['old_key']} …)" if name == "stale" else ""
+            console.print(_indented(f"{jobs[0]['run']} {_seeds([job['seed'] for job in jobs])}: {jobs[0]['change']}{of}", 9))
+    for edit in answer["edits"]:
+        console.print(f"edit     {edit}")
+    if answer["deviates"]:
+        console.print('         frozen at the first launch: `ablate launch` wants --because "…" and keeps it as a deviation')
+    console.print()
+    console.print(
+        f"to come  {_number(answer['left_gpu_hours'])} GPU-hours · ${answer['left_cost']:.2f} "
+        f"(before: {_number(answer['left_gpu_hours_before'])} · ${answer['left_cost_before']:.2f})"
+    )
+    console.print(
+        f"lost     {_number(answer['lost_gpu_hours'])} GPU-hours · ${answer['lost_cost']:.2f} of results not used any more"
+    )
+    _next(console, answer)
+
+
+CHANGED = {
+    "kept": "the same in both",
+    "new": "asked for by the new file only",
+    "stale": "trained with other settings than the file asks for now; they would be trained anew",
+    "orphaned": "have results, and the file asks for them no more",
+    "dropped": "planned before, never begun, not asked for any more",
+}
+
+
 def sorted_by_block(jobs: Sequence[Answer]) -> list[Answer]:
     """As planned, with the jobs of one run and state side by side."""
     blocks = {block: number for number, block in enumerate(dict.fromkeys(job["block"] for job in jobs))}

@@ -39,8 +39,8 @@ def find_stale(study: Study, plan: Plan, history: Sequence[DecisionRecord], lock
 def turned_below(study: Study, record: DecisionRecord, history: Sequence[DecisionRecord]) -> tuple[str, ...]:
     """Decisions that `record` was built on and that say something else now.
 
-    A tree is built on what its rows started from, whatever that was; and on the answers to "freeze took F1" in its lines and in its
-    sweep's skip rule: freeze turning from F3 to F2 changes none of those.
+    A tree is built on what its rows started from, whatever that was; and on the answers to "freeze took F1" in its lines and in
+    its sweep's skip rule: freeze turning from F3 to F2 changes none of those.
     """
     before = {each.name: each for each in history if each.number < record.number}
     current = {each.name: each for each in history}

@@ -24,6 +24,9 @@ ENDED: frozenset[str] = frozenset({"done", "diverged"})
 KEY_RECIPE = 1
 """Version of the recipe below; an upgrade never changes a recipe, or every finished job would look new."""
 
+LOCKED = "lock-confirm"
+"""Name of the run that trains the locked config on fresh seeds."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What may name a study, profile or run: it becomes a folder's name."""
 
@@ -162,6 +165,18 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Confirm:
+    """The locked config against the baseline on seeds that nobody has used."""
+
+    against: str
+    """The baseline."""
+    seeds: tuple[int, ...]
+    on: str
+    """The metric."""
+    line: int = 0
+
+
+@dataclass(frozen=True)
 class Study:
     """The whole of runs.toml in one profile."""
 
@@ -204,6 +219,12 @@ class Study:
     """[check] Settings of a short run, to see whether rows take effect; empty: none is declared."""
     late: tuple[str, ...] = ()
     """[check] Settings that act later than a short run shows."""
+    confirm: Confirm | None = None
+    """[lock] How the lock is confirmed; None: it stays provisional."""
+    looks: tuple[int, ...] = ()
+    """[evidence] Seeds per run at each declared look, growing; (): one look, at all the seeds there are."""
+    spending: Literal["obrien-fleming", "pocock"] = "obrien-fleming"
+    """[evidence] How the looks share the error budget."""
 
     def run_named(self, name: str) -> Run:
         """The run behind a name or alias. KeyError if there is none."""

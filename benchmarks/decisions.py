@@ -23,11 +23,11 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from ablate.rehearse import RULES, Rule, rehearse
+from ablate.rehearsal.rehearse import RULES, Rule, rehearse
+from ablate.rehearsal.targets import rows_differ
+from ablate.rehearsal.worlds import NoiseKind, World
 from ablate.runs_toml import read_study
 from ablate.study import Study
-from ablate.targets import rows_differ
-from ablate.worlds import NoiseKind, World
 
 OUT = Path(__file__).parent / "out"
 NOISES = (0.1, 0.2, 0.4, 0.6, 1.0)

@@ -250,8 +250,26 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
     ('1 = ["F1", "F3"]', '1 = ["F1", "F9"]', "55", 'there is no run "F9"; runs: F3, F1, LR1, LR2, B1, A8, D1'),
     ('["LR2", "D1"]', '["LR2", "LR1"]', "56", "LR1 is F3, which is in block 1 already; a run has one block"),
     ("after = 2", "after = 7", "59", 'there is no block "7"; blocks: 1, 2'),
-    ("after = 2", "after = 2\nconfirm = {}", "60", "lock.confirm is not supported yet; take it out or make it a comment"),
-    ("[lock]", "[evidence]\nlooks = 2\n[lock]", "59", "evidence.looks is not supported yet; take it out or make it a comment"),
+    ("after = 2", "after = 2\nconfirm = {}", "60", "lock.confirm must say `against` and `seeds`, such as seeds = [45, 46, 47]"),
+    (
+        "after = 2",
+        'after = 2\nconfirm = { against = "F3", seeds = [42] }',
+        "60",
+        "lock.confirm.seeds must be fresh: D1 has been trained with seed 42",
+    ),
+    (
+        "after = 2",
+        'after = 2\nconfirm = { against = "F1", seeds = [45] }',
+        "60",
+        "lock.confirm.against must be the baseline F3: the lock is that and what was decided",
+    ),
+    ("[lock]", "[evidence]\nlooks = 2\n[lock]", "59", "evidence.looks must be a list of integers, not 2"),
+    (
+        "[lock]",
+        "[evidence]\nlooks = [5, 3]\n[lock]",
+        "59",
+        "evidence.looks are seeds per run, growing, such as [3, 5]; not [5, 3]",
+    ),
     ('one = ["F3"', 'one = ["F5"', "62", 'there is no run "F5"; runs: F3, F1, LR1, LR2, B1, A8, D1'),
     (
         "connector_ratio = 100",

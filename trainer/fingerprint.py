@@ -8,7 +8,8 @@ stdout: one JSON line per config, in their order:
      "lr": {group: [over the whole horizon, compressed to about a hundred points]},
      "batch": {"samples": 8, "supervised_tokens": 90, "frames": 20, "frames_shown": 20, hashes},
      "losses": [per step], "grad_norm": {module: [per step, before clipping]},
-     "shapes": {"visual": [tokens per frame, width], "looks": [layers, heads, places], "logits": [vocabulary], "backbones": names}}
+     "shapes": {"visual": [tokens per frame, width], "looks": [layers, heads, places], "logits": [vocabulary],
+                "backbones": names}}
     or {"run": "A1", "error": "what is wrong with it"}
 
 It is a toy: tiny untrained backbones, a small synthetic world (made once, in FOLDER) and a few steps of a few samples. Sizes of a

@@ -98,7 +98,7 @@ def images(rng: np.random.Generator, count: int, tiles: tuple[int, int]) -> Scen
 def render(scenes: Scenes, around_tiles: bool = True) -> Pixels:
     """Frames [C, T, 56, 56, 3], uint8.
 
-    around_tiles: the tint also shows at the edges of cells with a tile, so that a patch alone can tell whether it is the one named;
+    around_tiles: the tint also shows at the edges of cells with a tile, so that a patch alone can tell whether its tile is named;
     else only empty cells show it.
     """
     count, frames = scenes.tint.shape

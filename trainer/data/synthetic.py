@@ -5,7 +5,7 @@
     ROOT/manifests/val_images.parquet   crowded images, texts
     ROOT/recipe.json                what made this folder; written last
 
-In sparse images (1-3 tiles) and clips the tint also shows around each tile; in crowded images (1-8 tiles) only empty cells show it,
+In sparse images (1-3 tiles) and clips the tint also shows around each tile; in crowded images (1-8 tiles) only empty cells do,
 so that no patch alone can tell whether it is the one to read. The same recipe gives the same bytes.
 """
 

@@ -27,7 +27,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.compare_many import (
+from ablate.conditions import ITS_START, AllOf, AnyOf, Atom, Compared, Condition, Ended, Otherwise, Took, Within, atoms
+from ablate.decide import EQUIVALENCE_LEVEL, LEARN_LEVEL, STOP, refusal
+from ablate.lock import BASELINE, NotYet, make_lock
+from ablate.plan import REFERENCE, Plan, is_made, make_plan, needs_of_tree
+from ablate.rehearsal.compare_many import (
     Bools,
     Floats,
     ManyComparisons,
@@ -39,10 +43,7 @@ from ablate.compare_many import (
     noise_pools,
     within_many,
 )
-from ablate.conditions import ITS_START, AllOf, AnyOf, Atom, Compared, Condition, Ended, Otherwise, Took, Within, atoms
-from ablate.decide import EQUIVALENCE_LEVEL, LEARN_LEVEL, STOP, refusal
-from ablate.lock import BASELINE, NotYet, make_lock
-from ablate.oracle import (
+from ablate.rehearsal.oracle import (
     JUST_BELOW,
     NOTHING,
     best_reachable,
@@ -53,9 +54,8 @@ from ablate.oracle import (
     takeable,
     true_gains,
 )
-from ablate.plan import REFERENCE, Plan, is_made, make_plan, needs_of_tree
+from ablate.rehearsal.worlds import UNLEARNED_SD, Drawn, World, draw
 from ablate.study import Line, Study, Tree, runs_of
-from ablate.worlds import UNLEARNED_SD, Drawn, World, draw
 from db.records import DecisionRecord
 
 Rule = Literal["trees", "lowest first seed", "lowest of all seeds", "per-sample test"]

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate.effects import Config, Failed, Fingerprint, of_document, of_short_run
 from ablate.folders import CONFIG, FACTS, METRICS, RESULT, write_json
 from ablate.gang import Gang, Stop, run_gang
+from ablate.preflight.effects import Config, Failed, Fingerprint, of_document, of_short_run
 from ablate.provenance import import_places
 from ablate.study import Settings, Study, Value, nested, references
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from ablate.compare import Pool, Scores, compare
 from ablate.conditions import ITS_START, Compared, atoms
 from ablate.decide import LEARN_LEVEL
-from ablate.oracle import kept_row, metric_of, takeable
-from ablate.rehearse import Outcome, Rule, Shown, is_at_budget, rehearse
+from ablate.rehearsal.oracle import kept_row, metric_of, takeable
+from ablate.rehearsal.rehearse import Outcome, Rule, Shown, is_at_budget, rehearse
+from ablate.rehearsal.worlds import World
 from ablate.study import Metric, Study, Sweep, Tree
-from ablate.worlds import World
 
 FALSE_NO_WORSE = 0.05
 POWER = 0.80

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ablate.effects import Config, Effect, Failed, Fingerprint, effects, may_change, of_document, of_short_run
 from ablate.plan import start_settings
+from ablate.preflight.effects import Config, Effect, Failed, Fingerprint, effects, may_change, of_document, of_short_run
+from ablate.preflight.short_runs import OwnFingerprints, ShortRuns, module_exists, observer, shortened
 from ablate.runs_toml import read_study
-from ablate.short_runs import OwnFingerprints, ShortRuns, module_exists, observer, shortened
 from ablate.study import Run, Study, UserError
 from tests import studies
 from tests.conftest import REPOSITORY

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 
 from ablate.compare import noise_pool, scores
-from ablate.compare_many import Bools, Floats
 from ablate.plan import REFERENCE
+from ablate.rehearsal.compare_many import Bools, Floats
 from ablate.study import JobResult, Metric, Study, UserError, runs_of_sweep
 
 NoiseKind = Literal["normal", "heavy", "unequal", "outliers", "past"]

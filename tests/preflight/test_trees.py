@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ablate.compare import Pool, Scores, compare
 from ablate.conditions import AllOf, AnyOf, Atom, Compared, Condition, Ended, Otherwise, Took, Within, evaluate, parse
+from ablate.preflight.trees import TreeReport, analyse, analyse_learn, pair_outcomes
 from ablate.study import Metric, Skip, Study, Sweep, Take, Tree
-from ablate.trees import TreeReport, analyse, analyse_learn, pair_outcomes
 from tests import studies
 from tests.studies import LOSS, VQA
 

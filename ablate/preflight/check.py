@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
-from ablate import answers, effects, power, resources, short_runs, trees
+from ablate import answers
 from ablate.answers import Answer
 from ablate.compare import noise_pool
 from ablate.conditions import near, quoted
@@ -20,6 +20,7 @@ from ablate.cost import hours_of
 from ablate.desk import Desk, measured_hours
 from ablate.evidence import job_results
 from ablate.plan import Plan, start_settings
+from ablate.preflight import effects, power, resources, short_runs, trees
 from ablate.study import Study, UserError
 
 Part = Literal["effects", "trees", "power", "resources"]

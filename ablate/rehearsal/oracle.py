@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ablate.compare_many import Bools, Floats
 from ablate.conditions import ITS_START, Compared, atoms
 from ablate.plan import skipped_sweeps
+from ablate.rehearsal.compare_many import Bools, Floats
+from ablate.rehearsal.worlds import Drawn
 from ablate.study import Study, Tree
-from ablate.worlds import Drawn
 from db.records import DecisionRecord
 
 NOTHING, JUST_BELOW = 1e-12, 1 - 1e-9

@@ -11,7 +11,7 @@ from statsmodels.stats.power import TTestIndPower
 
 from ablate.compare import Pool, Scores, compare
 from ablate.conditions import Verdict, parse
-from ablate.power import POWER, Design, LineSight, lines_of, power_of, resolving_power, seeds_for, unanswered, visible
+from ablate.preflight.power import POWER, Design, LineSight, lines_of, power_of, resolving_power, seeds_for, unanswered, visible
 from ablate.study import Learn, Metric, Study
 from tests import studies
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ablate import resources as module
 from ablate.folders import Folders
-from ablate.resources import Resource, hub_cache, nvidia_gpus, resources, weights_folder
+from ablate.preflight import resources as module
+from ablate.preflight.resources import Resource, hub_cache, nvidia_gpus, resources, weights_folder
 from ablate.study import Settings, Study
 from tests import studies
 

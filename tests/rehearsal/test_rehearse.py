@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from ablate.compare import holm_levels
-from ablate.compare_many import holm_levels_many
 from ablate.conditions import ITS_START, AllOf, AnyOf, Compared, Condition, Ended, Otherwise, Took, Within
 from ablate.decide import decide_sweep, rests_on_the_same
 from ablate.lock import NotYet, make_lock
-from ablate.oracle import best_reachable
 from ablate.plan import REFERENCE, make_plan
-from ablate.rehearse import Books, Stage, metrics_asked, play, rehearse
+from ablate.rehearsal.compare_many import holm_levels_many
+from ablate.rehearsal.oracle import best_reachable
+from ablate.rehearsal.rehearse import Books, Stage, metrics_asked, play, rehearse
+from ablate.rehearsal.targets import measure_targets, played
+from ablate.rehearsal.worlds import UNLEARNED_SD, Drawn, World, draw, known_sd, named_world, past_world, read_effect, read_spread
 from ablate.runs_toml import read_study
 from ablate.study import JobResult, Skip, Study, Take, UserError
-from ablate.targets import measure_targets, played
-from ablate.worlds import UNLEARNED_SD, Drawn, World, draw, known_sd, named_world, past_world, read_effect, read_spread
 from db.records import DecisionRecord
 from tests.studies import LOSS, jobs, study, sweep, tree
 

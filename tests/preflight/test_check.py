@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ablate import cli
-from ablate.check import PARTS, check, parts
 from ablate.desk import open_desk
+from ablate.preflight.check import PARTS, check, parts
 from ablate.runs_toml import read_study
 from ablate.study import UserError
 from tests.conftest import REPOSITORY, repository_environment
@@ -195,8 +195,8 @@ def test_every_row_of_the_quick_study_takes_effect(tmp_path: Path) -> None:
 
 def test_neither_torch_nor_ray_is_imported(planted: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ablate import check, check_screen; from ablate.desk import open_desk; "
-        "from ablate.runs_toml import read_study; check_screen.check(check.check(open_desk(read_study(Path(sys.argv[1]))))); "
+        "import sys; from pathlib import Path; from ablate.preflight import check, screen; from ablate.desk import open_desk; "
+        "from ablate.runs_toml import read_study; screen.check(check.check(open_desk(read_study(Path(sys.argv[1]))))); "
         "print(sorted({'torch', 'ray', 'transformers', 'wandb', 'pandas'} & set(sys.modules)))"
     )
     words = [sys.executable, "-c", code, str(planted)]

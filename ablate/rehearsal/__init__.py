@@ -1,0 +1,1 @@
+"""The study played thousands of times on simulated results: `ablate rehearse` (rehearse.py tells the story)."""
