@@ -64,6 +64,7 @@ def plan(desk: Desk, block: str = "", gpus: int | None = None) -> Answer:
             "orphans": planned.orphans,
             "stale": [asdict(one) for one in find_stale(desk.study, planned, desk.store.all_decisions(), held)],
             "locked": held is not None and not held.lifted_at,
+            "confirmation": _confirmation(desk, held) if held else None,
             "notes": _notes(desk, planned, books),
             "next": _next_after_plan(desk, planned, shown, block, held),
         }
@@ -523,7 +524,9 @@ def status(desk: Desk) -> Answer:
             "gpus": layout["gpus"],
             "decisions": _decisions(desk),
             "launching": {"holder": lease.holder, "since": lease.since, "beat_at": lease.beat_at} if lease else None,
-            "lock": {"hash": held.hash, "at": held.at} if held and not held.lifted_at else None,
+            "lock": {"hash": held.hash, "at": held.at, "provisional": held.provisional, "confirmation": _confirmation(desk, held)}
+            if held and not held.lifted_at
+            else None,
             "next": command(desk, "status", "--follow") if lease else _next_after_plan(desk, planned, planned.jobs, "", held),
         }
     )
@@ -706,7 +709,8 @@ def lock(desk: Desk) -> Answer:
                 "next": command(desk, "launch"),
             }
         )
-    return plain(_lock(desk, made))
+    evidence.confirm(desk, now())
+    return plain(_lock(desk, desk.store.lock() or made))
 
 
 def lift(desk: Desk, because: str) -> Answer:
@@ -735,10 +739,44 @@ def _lock(desk: Desk, held: LockRecord) -> Answer:
         "conflicts": held.conflicts,
         "trained_as": held.trained_as,
         "provisional": held.provisional,
+        "confirmation": _confirmation(desk, held),
         "decisions": held.decisions,
         "lifted_at": held.lifted_at,
         "lifted_because": held.lifted_because,
-        "next": command(desk, "show", held.trained_as) if held.trained_as else "",
+        "next": _next_after_lock(desk, held),
+    }
+
+
+def _next_after_lock(desk: Desk, held: LockRecord) -> str:
+    if not held.lifted_at and any(job.confirms and job.state in STARTABLE for job in desk.plan().jobs):
+        return command(desk, "launch")
+    return command(desk, "show", held.trained_as) if held.trained_as else ""
+
+
+def _confirmation(desk: Desk, held: LockRecord) -> Answer:
+    """How far a lock is confirmed; `says` in words, for wherever the lock is shown."""
+    from ablate.lock import CONFIRMATION, standing
+
+    decisions, confirm = desk.store.decisions(), desk.study.confirm
+    status, record = standing(desk.study, held, decisions), decisions.get(CONFIRMATION)
+    judged = record if record is not None and status in ("confirmed", "failed") else None
+    jobs = [job for job in desk.plan().jobs if job.confirms]
+    left = [job for job in jobs if job.state not in ENDED]
+    words = {
+        "not declared": "provisional until it is confirmed on fresh seeds (none are declared: [lock] confirm)",
+        "nothing to confirm": "the baseline itself: nothing to confirm",
+        "pending": f"provisional until it is confirmed on fresh seeds ({len(left)} of {len(jobs)} jobs to go)",
+        "confirmed": f"confirmed on {len(confirm.seeds) if confirm else 0} fresh seeds",
+        "failed": "provisional: it was NOT confirmed on fresh seeds",
+    }
+    return {
+        "status": status,
+        "says": words[status],
+        "against": confirm.against if confirm else "",
+        "seeds": confirm.seeds if confirm else (),
+        "left": [job.id for job in left],
+        "because": judged.because if judged else "",
+        "comparisons": list(judged.comparisons) if judged else [],
     }
 
 

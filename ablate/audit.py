@@ -22,16 +22,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ablate import collect
+from ablate.confirm import judge
 from ablate.cost import hours_of
 from ablate.decide import STOP, decide_sweep
 from ablate.desk import Desk, measured_hours
 from ablate.evidence import job_results
 from ablate.folders import read_json_table
 from ablate.freeze import content_hash, tree_hash
-from ablate.lock import NotYet, make_lock
+from ablate.lock import CONFIRMATION, NotYet, make_lock
 from ablate.plan import Plan, make_plan
 from ablate.stale import turned_below
-from ablate.study import ENDED, JobResult
+from ablate.study import ENDED, LOCKED, JobResult
 from db.records import DecisionRecord, LockRecord
 
 Verdict = Literal["follows", "moved", "fell"]
@@ -62,7 +63,9 @@ def audit(desk: Desk) -> tuple[Finding, ...]:
     gone = [record for record in standing if record.name not in trees and not _is_note(record)]
     found += [Finding(record.name, "fell", ("the file has no such tree any more",), record, None) for record in gone]
     held = desk.store.lock()
-    return (*found, *([_examine_lock(desk, held, found)] if held else []))
+    if held is None:
+        return tuple(found)
+    return (*found, _examine_lock(desk, held, found), *_examine_confirmation(desk, held))
 
 
 def examine(desk: Desk, record: DecisionRecord) -> Finding:
@@ -269,6 +272,25 @@ def _examine_lock(desk: Desk, held: LockRecord, found: Sequence[Finding]) -> Fin
     return Finding(LOCK, "fell" if not same else "moved" if problems else "follows", tuple(problems), held, made)
 
 
+def _examine_confirmation(desk: Desk, held: LockRecord) -> Iterator[Finding]:
+    """The record that confirms this lock, judged again on the jobs it names."""
+    record = desk.store.decisions().get(CONFIRMATION)
+    if record is None or record.tree_hash != held.hash or desk.study.confirm is None:
+        return
+    keys = evidence_keys(record)
+    fresh = recorded_results(desk, record.jobs)
+    others = recorded_results(desk, keys - record.jobs.keys())
+    if not {LOCKED, desk.study.confirm.against} <= fresh.keys():
+        yield Finding(CONFIRMATION, "fell", ("jobs it rests on are not in the database",), record, None)
+        return
+    again = judge(desk.study, held, fresh, others, desk.store.decisions(), record.at)
+    problems = [*_unlike_file(desk, record), *_changed_numbers(desk, record, again)]
+    if again.took != record.took:
+        problems.append(f"it says {record.because.partition(':')[0]}; from these numbers follows {again.because}")
+    verdict: Verdict = "fell" if again.took != record.took else "moved" if problems else "follows"
+    yield Finding(CONFIRMATION, verdict, tuple(problems), record, again)
+
+
 # ---------------------------------------------------------------- small things
 
 
@@ -276,9 +298,9 @@ def _today(desk: Desk) -> dict[str, DecisionRecord]:
     """Tree -> what all that is known now says of it."""
     plan, hours, standing = desk.plan(), measured_hours(desk), desk.store.decisions()
     ruled = {name: record for name, record in standing.items() if record.status != "overruled"}
-    results = job_results(desk, plan)
     made: dict[str, DecisionRecord] = {}
     for sweep in desk.study.sweeps.values():
+        results = job_results(desk, plan, sweep.name)
         answer = decide_sweep(
             desk.study, sweep, results, ruled, plan.its_start, now="", hours_of=lambda run: hours_of(desk.study, run, hours)[0]
         )

@@ -98,6 +98,18 @@ def launch(
     redo_stale: Annotated[
         bool, typer.Option("--redo-stale", help="Train anew what rests on a decision that says something else now.")
     ] = False,
+    new_code: Annotated[
+        bool, typer.Option("--new-code", help="Run jobs from the trainer's code of today, not that of the first launch.")
+    ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="One round, then leave; the jobs run on. For cron; needs --address.")
+    ] = False,
+    settle: Annotated[
+        str,
+        typer.Option(
+            "--settle", help="Train the cheapest seeds of the next look that could decide it.", autocompletion=completion.sweep
+        ),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be started, start nothing.")] = False,
     here: Annotated[bool, typer.Option("--here", help="Train one job (--run F3@42) in the foreground, without Ray.")] = False,
     as_json: Json = False,
@@ -108,12 +120,17 @@ def launch(
 
     Example: [bold]ablate launch --profile tiny --gpus 4[/bold]
     Example: [bold]ablate launch --run F3@42 --here[/bold]
+    Example: [bold]ablate launch --settle sweep1 --dry-run[/bold]
     """
     from ablate import answers, screens
 
     desk = replace(_desk(study, profile), redo_stale=redo_stale)
     jobs = tuple(dict.fromkeys(job.id for name in run or () for job in _jobs_named(desk, name)))
     wanted_block = _block(desk.study, block)
+    if settle:
+        jobs = _settle(desk, _sweep(desk.study, settle), bool(jobs or wanted_block or here), dry_run, as_json)
+        if dry_run:
+            return
     estimate = answers.dry_run(desk, wanted_block, jobs, gpus)
     if dry_run:
         _out(estimate, as_json, screens.dry_run)
@@ -124,7 +141,15 @@ def launch(
         _launch_here(desk, jobs, as_json)
         return
     options = launching.Options(
-        block=wanted_block, runs=jobs, address=address, gpus=gpus, max_cost=max_cost, because=because, abandon=abandon
+        block=wanted_block,
+        runs=jobs,
+        address=address,
+        gpus=gpus,
+        max_cost=max_cost,
+        because=because,
+        new_code=new_code,
+        once=once,
+        abandon=abandon,
     )
     with screens.launch_watcher(desk, estimate, quiet=as_json) as watcher, _signals(watcher.ask_to_stop):
         outcome = launching.launch(desk, options, watcher)
@@ -448,6 +473,69 @@ def rehearse(
     _out(answer, as_json, screens.rehearse)
 
 
+data_app = typer.Typer(name="data", help="What data the study has, and what it needs.", no_args_is_help=True)
+app.add_typer(data_app)
+
+
+@data_app.command("index")
+def data_index(
+    shards: Annotated[
+        list[Path] | None, typer.Argument(help="Shards of one data folder; without them all that the study reads.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes that read; all cores without it.", min=1)] = None,
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """Read every sample once, leave out what cannot be used, and write the index. Safe to stop and to call again: it goes on.
+
+    Example: [bold]ablate data index data/full/shards/*.tar[/bold]
+    """
+    from ablate import inventory, inventory_screen
+
+    loaded = _read(study, profile)
+    reports = [inventory.ask(loaded, question)[0] for question in inventory.index(loaded, shards or (), workers)]
+    _out({"folders": reports}, as_json, lambda answer: inventory_screen.index(answer["folders"]))
+
+
+@data_app.command("status")
+def data_status(study: StudyFile = HERE, profile: Profile = "", as_json: Json = False) -> None:
+    """The inventory: datasets, samples, share of video, validation sets, and whether the study's needs are met.
+
+    Exit code: 0 all needs are met · 2 your mistake · 3 something is missing.
+
+    Example: [bold]ablate data status --profile tiny[/bold]
+    """
+    from ablate import inventory, inventory_screen
+
+    loaded = _read(study, profile)
+    asked = [inventory.ask(loaded, question) for question in inventory.status(loaded)]
+    _out({"folders": [one for one, _ in asked]}, as_json, lambda answer: inventory_screen.status(answer["folders"]))
+    raise typer.Exit(max(code for _, code in asked))
+
+
+@data_app.command("manifest")
+def data_manifest(
+    name: Annotated[str, typer.Argument(help="A validation set to draw; without it every run's training manifest.")] = "",
+    samples: Annotated[int, typer.Option("--samples", help="Of the validation set.", min=1)] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", help="Of its draw.", min=0)] = 0,
+    mix: Annotated[str, typer.Option("--mix", help="video=0.40,image=0.46,text=0.14; without it the study's.")] = "",
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """Draw a validation set (once: it is never overwritten), or draw and tokenise what the runs train on, before GPUs are booked.
+
+    Example: [bold]ablate data manifest val_10k[/bold]
+    """
+    from ablate import inventory, inventory_screen
+
+    loaded = _read(study, profile)
+    questions = inventory.validation_set(loaded, name, samples, seed, mix) if name else inventory.manifests(loaded)
+    answers = [inventory.ask(loaded, question)[0] for question in questions]
+    _out({"folders": answers}, as_json, lambda answer: inventory_screen.manifests(answer["folders"]))
+
+
 def main() -> None:
     """Entry point: a person's mistake is one line and exit code 2, never a traceback."""
     gc.disable()  # until all is imported (`_read`): what imports make stays, and looking through it is a tenth of the start
@@ -475,7 +563,9 @@ def _desk(path: Path, profile: str) -> Desk:
 
 
 def _block(study: Study, name: str) -> str:
-    names = [block.name for block in study.blocks]
+    from ablate.plan import CONFIRMS
+
+    names = [block.name for block in study.blocks] + ([CONFIRMS] if study.confirm else [])
     if name and name not in names:
         raise UserError(f"there is no block {name!r}; blocks: {', '.join(names) or 'none'}")
     return name
@@ -506,6 +596,20 @@ def _hint(name: str, known: list[str], what: str) -> str:
 
     guesses = near(name, known)
     return f" Did you mean {quoted(guesses)}?" if guesses else f" {what}: {', '.join(known) or 'none'}"
+
+
+def _settle(desk: Desk, sweep: str, narrowed: bool, dry_run: bool, as_json: bool) -> tuple[str, ...]:
+    """Ask for the seeds that could decide the sweep; their ids. dry_run: only say which."""
+    from ablate import evidence, evidence_answers, evidence_screens
+    from ablate.answers import now
+
+    if narrowed:
+        raise UserError("--settle chooses the jobs itself: give it without --run, --block and --here")
+    if dry_run:
+        _out(evidence_answers.to_settle(desk, sweep), as_json, evidence_screens.settling)
+        return ()
+    evidence.refuse_when_locked(desk)
+    return tuple(job.id for job in evidence.settle(desk, desk.study.sweeps[sweep], now()).jobs)
 
 
 def _launch_here(desk: Desk, ids: tuple[str, ...], as_json: bool) -> None:

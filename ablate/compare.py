@@ -21,7 +21,7 @@ of 0.05, 0.0125 and 0.004, a wrong verdict came at most 1.1 times as often as it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, variance
 from typing import Any, Literal
@@ -222,16 +222,18 @@ def at_level(comparison: Comparison, alpha: float) -> Comparison:
     return replace(moved, holds=_holds(moved))
 
 
-def holm_levels(p: Sequence[float], alpha: float) -> list[float]:
+def holm_levels(p: Sequence[float], alpha: float, nominal: Callable[[float], float] = float) -> list[float]:
     """The level at which Holm's step-down procedure (1979) judges each of these p-values; same order.
 
     The i-th smallest is held against alpha / (m − i); after the first that fails, the rest are held against its level, so that an
     interval at the level given leaves out 0 exactly when Holm rejects.
+
+    nominal: from the level that all looks together may spend to the one at which this look is judged.
     """
     levels = [math.nan] * len(p)
     failed_at = 0.0
     for rank, place in enumerate(sorted(range(len(p)), key=lambda place: p[place])):
-        level = failed_at or alpha / (len(p) - rank)
+        level = failed_at or nominal(alpha / (len(p) - rank))
         levels[place] = level
         if not failed_at and not p[place] < level:
             failed_at = level

@@ -3,6 +3,8 @@
 A tree is read from the top. A line holds, does not hold, or is missing (a job it needs has not ended); the tree waits at the
 first line that is missing while none above it holds. Measured but inconclusive is "does not hold".
 
+Where looks are declared, every level below is the nominal one of the look that is judged (looks.py).
+
 Error budget: `wrong_adoptions` is split evenly over the study's trees; within a tree, Holm's procedure over every pair and metric
 that some line asks `better` or `worse` about, blocked comparisons included. While some of these are missing, a verdict counts
 only if it comes out the same whatever they will show. A pair that is asked only for `no worse` or `same` is shown at the
@@ -34,6 +36,7 @@ from ablate.compare import (
 from ablate.conditions import ITS_START, Answer, AnyOf, Atom, Compared, Condition, Ended, Took, Within, atoms, evaluate, near
 from ablate.fairness import ledger
 from ablate.freeze import tree_hash
+from ablate.looks import level_at, looked_at
 from ablate.study import ENDED, JobResult, Learn, Line, Study, Sweep, Tree, UserError
 from db.records import DecisionRecord
 
@@ -77,6 +80,7 @@ def decide_sweep(
     *,
     now: str,
     hours_of: Callable[[str], float],
+    undeclared: Mapping[str, str] | None = None,
 ) -> SweepAnswer:
     """Evaluate the trees and learn lines of a sweep.
 
@@ -85,8 +89,9 @@ def decide_sweep(
     earlier:   tree -> its current decision, of the whole study. One that a person overruled stands and is given back as it is.
     its_start: row -> the run it is compared with by `its start`; absent while that is not known.
     hours_of:  run -> wall hours of one of its jobs.
+    undeclared: run -> why whatever is said of it is exploratory (looks.undeclared).
     """
-    facts = _Facts(study, sweep, results, earlier, its_start)
+    facts = _Facts(study, sweep, results, earlier, its_start, undeclared or {})
     skip = evaluate(sweep.skip.condition, facts.took) if sweep.skip else False
     if sweep.skip and skip is not False:
         record = _skipped if skip else _undecided
@@ -185,8 +190,26 @@ class _Facts:
     results: Mapping[str, Sequence[JobResult]]
     earlier: Mapping[str, DecisionRecord]
     its_start: Mapping[str, str]
+    undeclared: Mapping[str, str] = field(default_factory=dict)
+    """Run -> why a verdict on it is exploratory."""
+    look: int = 1
+    """The declared look that is judged."""
     pools: dict[str, Pool] = field(default_factory=dict)
     """Metric -> its pool, filled as it is asked for."""
+
+    def at_look_of(self, runs: Sequence[str]) -> _Facts:
+        """The same facts, judged at the look that these runs are at."""
+        return replace(self, look=looked_at(self.results, runs, self.study.looks))
+
+    def nominal(self, alpha: float) -> float:
+        """The two-sided level at this look, when all looks together may spend `alpha`."""
+        return level_at(alpha, self.look, self.study.looks, self.study.spending)
+
+    def labels(self, *runs: str) -> tuple[str, ...]:
+        """What a reader must know of a comparison of these runs."""
+        looks = self.study.looks
+        look = (f"look {self.look} of {len(looks)} ({looks[self.look - 1]} seeds per run)",) if len(looks) > 1 else ()
+        return (*look, *(f"exploratory: {self.undeclared[run]}" for run in map(self.name, runs) if run in self.undeclared))
 
     def name(self, run: str) -> str:
         return self.study.aliases.get(run, run)
@@ -243,7 +266,8 @@ class _Facts:
             return _Missing(", ".join(reasons))
         if isinstance(atom, Within):
             metric, pool = self.study.metrics[atom.metric], self.pool(atom.metric)
-            return within(metric, self.scores(atom.run, atom.metric), atom.distance, atom.of, pool, EQUIVALENCE_LEVEL)
+            made = within(metric, self.scores(atom.run, atom.metric), atom.distance, atom.of, pool, self._equivalence)
+            return replace(made, labels=self.labels(atom.run))
         return self.pair(runs[0], runs[1], atom.metric, alpha)
 
     def pair(self, a: str, b: str, metric: str, alpha: float) -> Comparison:
@@ -251,7 +275,13 @@ class _Facts:
         checks = ledger(self.jobs(a), self.jobs(b), self._declared(a) | self._declared(b), self.study.stateful)
         refused = refusal(self.study, self.its_start, a, b)
         left, right = self.scores(a, metric), self.scores(b, metric)
-        return compare(self.study.metrics[metric], left, right, self.pool(metric), alpha, EQUIVALENCE_LEVEL, checks, refused)
+        made = compare(self.study.metrics[metric], left, right, self.pool(metric), alpha, self._equivalence, checks, refused)
+        return replace(made, labels=self.labels(a, b))
+
+    @property
+    def _equivalence(self) -> float:
+        """Of each one-sided bound of `no worse` and `same`, at this look."""
+        return self.nominal(2 * EQUIVALENCE_LEVEL) / 2
 
     def other(self, atom: Compared) -> str:
         """Name of the run that `atom.a` is compared with; "" while its start is not known."""
@@ -270,13 +300,15 @@ def compare_pair(
     b: str,
     metrics: Sequence[str],
     alpha: float = LEARN_LEVEL,
+    undeclared: Mapping[str, str] | None = None,
 ) -> tuple[Comparison, ...]:
     """Two runs on these metrics, asked by hand: each at `alpha` by itself, with the jobs that have ended.
 
-    results: as for `decide_sweep`. Runs of different starts are refused: the comparison says why, and nothing holds.
+    results, undeclared: as for `decide_sweep`. Runs of different starts are refused: the comparison says why, and nothing holds.
     """
-    facts = _Facts(study, Sweep("", "", (), ""), results, {}, its_start)
-    return tuple(facts.pair(a, b, metric, alpha) for metric in metrics)
+    facts = _Facts(study, Sweep("", "", (), ""), results, {}, its_start, undeclared or {})
+    facts = facts.at_look_of([facts.name(a), facts.name(b)])
+    return tuple(facts.pair(a, b, metric, facts.nominal(alpha)) for metric in metrics)
 
 
 def refusal(study: Study, its_start: Mapping[str, str], a: str, b: str) -> str:
@@ -337,11 +369,11 @@ def _evidence(facts: _Facts, asked: Sequence[Compared | Within], alpha: float) -
     for atom in asked:
         if isinstance(atom, Compared) and atom.verdict in ("better", "worse"):
             family.setdefault(_pair(facts, atom), _p(found[_key(atom)]))
-    strictest = alpha / max(len(family), 1)
+    strictest = facts.nominal(alpha / max(len(family), 1))
 
     def judged(unknown: float) -> dict[tuple[Any, ...], Comparison | _Missing]:
         p = [unknown if value is None else value for value in family.values()]
-        levels = dict(zip(family, holm_levels(p, alpha), strict=True))
+        levels = dict(zip(family, holm_levels(p, alpha, facts.nominal), strict=True))
         moved = dict(found)
         for atom in asked:
             if isinstance(of_atom := found[_key(atom)], Comparison) and isinstance(atom, Compared):
@@ -355,6 +387,7 @@ def _evidence(facts: _Facts, asked: Sequence[Compared | Within], alpha: float) -
 def _decide_tree(facts: _Facts, tree: Tree, now: str, hours_of: Callable[[str], float]) -> DecisionRecord:
     study = facts.study
     asked = [atom for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared | Within)]
+    facts = facts.at_look_of(_runs(facts, asked))
     evidence = _evidence(facts, asked, study.wrong_adoptions / max(len(study.trees), 1))
     for line in tree.lines:
         holds, known = _judge(facts, evidence, line.condition)
@@ -366,7 +399,7 @@ def _decide_tree(facts: _Facts, tree: Tree, now: str, hours_of: Callable[[str], 
             continue
         numbers = _numbers_text(known) if known else _blocked_text(evidence)
         return replace(
-            _record(facts, tree, now, "decided", f"{line.because}: {numbers}" if numbers else line.because),
+            _record(facts, tree, now, "decided", _told(facts, asked, line.because, numbers)),
             took=taken,
             line=line.text,
             sets={} if line.take.kind == "its start" or taken == STOP else dict(study.run_named(taken).changes),
@@ -377,17 +410,26 @@ def _decide_tree(facts: _Facts, tree: Tree, now: str, hours_of: Callable[[str], 
     raise AssertionError(f"tree {tree.name!r} has no line `otherwise`")
 
 
+def _told(facts: _Facts, asked: Sequence[Compared | Within], because: str, numbers: str) -> str:
+    """Why, by which numbers; and that it is exploratory, where a look was not declared."""
+    exploratory = [facts.undeclared[run] for run in _runs(facts, asked) if run in facts.undeclared]
+    told = f"{because}: {numbers}" if numbers else because
+    return f"{told} (exploratory: {'; '.join(exploratory)})" if exploratory else told
+
+
 def _learn(facts: _Facts, learn: Learn) -> Learned | str | None:
     """The line if it holds, what it waits for, or None."""
     asked = [atom for atom in atoms(learn.condition) if isinstance(atom, Compared | Within)]
-    found = {_key(atom): facts.comparison(atom, LEARN_LEVEL) for atom in asked}
+    facts = facts.at_look_of(_runs(facts, asked))
+    found = {_key(atom): facts.comparison(atom, facts.nominal(LEARN_LEVEL)) for atom in asked}
     evidence = _Evidence(found, found)
     holds, known = _judge(facts, evidence, learn.condition)
     if holds is None:
         return f"{learn.text}: {_missing_text(known)}"
     if not holds:
         return None
-    return Learned(learn.text, learn.say, _numbers_text(known), tuple(as_json(item) for item in evidence.measured))
+    because = _told(facts, asked, "", _numbers_text(known)).removeprefix(": ")
+    return Learned(learn.text, learn.say, because, tuple(as_json(item) for item in evidence.measured))
 
 
 _Known = Mapping[Atom, tuple[Answer, str]]

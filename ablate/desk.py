@@ -21,7 +21,8 @@ class Desk:
     def plan(self) -> Plan:
         history = self.store.all_decisions()
         current = {record.name: record for record in history}
-        return make_plan(self.study, self.store.attempts(), current, history=history, redo_stale=self.redo_stale)
+        lock = self.store.lock() if self.study.confirm else None
+        return make_plan(self.study, self.store.attempts(), current, history=history, redo_stale=self.redo_stale, lock=lock)
 
 
 def open_desk(study: Study) -> Desk:

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from ablate import collect
+from ablate.compare import as_json
+from ablate.confirm import judge, unfinished
 from ablate.cost import hours_of
-from ablate.decide import SweepAnswer, decide_sweep, rests_on_the_same, superseded
+from ablate.decide import SweepAnswer, compare_pair, decide_sweep, rests_on_the_same, superseded
 from ablate.desk import Desk as Desk
 from ablate.desk import measured_hours as measured_hours
 from ablate.freeze import changes, content_hash, frozen_content
-from ablate.lock import NotYet, make_lock, same_lock
-from ablate.plan import Plan
-from ablate.study import JobResult, UserError
+from ablate.lock import CONFIRMATION, NotYet, make_lock, same_lock, standing
+from ablate.looks import Settling, settling, undeclared
+from ablate.plan import LOOK_OF, Plan, PlannedJob, asked_for, is_made
+from ablate.study import LOCKED, JobResult, Sweep, UserError
 from db.records import AttemptRecord, DecisionRecord, DeviationRecord, FrozenRecord, LockRecord
 
 
-def job_results(desk: Desk, plan: Plan) -> dict[str, list[JobResult]]:
-    """Run -> what its planned jobs scored, whatever their state; the values come from the metrics in the database."""
+def job_results(desk: Desk, plan: Plan, sweep: str = "") -> dict[str, list[JobResult]]:
+    """Run -> what its planned jobs scored, whatever their state; the values come from the metrics in the database.
+
+    Jobs that confirm the lock are not among them: no decision may see those. Nor are seeds of a later look, unless they were
+    asked for: to settle `sweep`, where one is named. A sweep does not look twice because another one was settled.
+    """
+    asked = asked_for(desk.store.decisions(), sweep) if desk.study.looks else frozenset()
+    return results_of(desk, [job for job in plan.jobs if not job.confirms and (job.look == 1 or job.key in asked)])
+
+
+def results_of(desk: Desk, jobs: Sequence[PlannedJob]) -> dict[str, list[JobResult]]:
+    """Run -> what these jobs scored."""
     attempts = desk.store.attempts()
-    keys = [job.key for job in plan.jobs if job.key]
+    keys = [job.key for job in jobs if job.key]
     values = desk.store.final_values(keys, {name: metric.last for name, metric in desk.study.metrics.items()})
     results: dict[str, list[JobResult]] = {}
-    for job in plan.jobs:
+    for job in jobs:
         last = _last(attempts, job.key)
         results.setdefault(job.run, []).append(
             JobResult(
@@ -56,11 +71,12 @@ def decide(desk: Desk, now: str, sweeps: tuple[str, ...] = (), *, keep_standing:
         answer = decide_sweep(
             desk.study,
             sweep,
-            job_results(desk, plan),
+            job_results(desk, plan, name),
             current,
             plan.its_start,
             now=now,
             hours_of=_hours(desk, hours),
+            undeclared=undeclared_looks(desk),
         )
         for decision in answer.decisions:
             old = current.get(decision.name)
@@ -70,6 +86,57 @@ def decide(desk: Desk, now: str, sweeps: tuple[str, ...] = (), *, keep_standing:
                 record(desk, decision)
         answers[name] = answer
     return answers
+
+
+def undeclared_looks(desk: Desk) -> dict[str, str]:
+    """Run -> why what is said of it is exploratory; nothing before the first launch, which freezes the seeds."""
+    frozen = desk.store.frozen()
+    return undeclared(desk.study, frozen.content.get("seeds", {})) if frozen else {}
+
+
+def to_settle(desk: Desk, sweep: Sweep) -> Settling:
+    """The cheapest seeds of the next look that could still decide a line of the sweep. UserError where there are none."""
+    study = desk.study
+    if len(study.looks) < 2:
+        raise UserError(
+            f"{study.path.name} declares no looks; more seeds would be an undeclared look, and exploratory. Declare them before "
+            "the first launch: [evidence] looks = [3, 5]"
+        )
+    plan, decisions = desk.plan(), desk.store.decisions()
+    waiting = [tree.name for tree in sweep.trees if not is_made(decisions.get(tree.name))]
+    if waiting:
+        raise UserError(f"{sweep.name} is not decided yet ({', '.join(waiting)}); settle it when this look's seeds have ended")
+    results = job_results(desk, plan, sweep.name)
+
+    def compared(a: str, b: str, metric: str) -> dict[str, Any]:
+        return as_json(compare_pair(study, results, plan.its_start, a, b, [metric])[0])
+
+    found = settling(study, sweep, plan, decisions, compared, _hours(desk, measured_hours(desk)))
+    if isinstance(found, str):
+        raise UserError(found)
+    return found
+
+
+def settle(desk: Desk, sweep: Sweep, now: str) -> Settling:
+    """Ask for those seeds: recorded, so that every later reader sees which look was taken, when, and for which line."""
+    found = to_settle(desk, sweep)
+    before = desk.store.decisions().get(f"{LOOK_OF}{sweep.name}")
+    record(
+        desk,
+        DecisionRecord(
+            name=f"{LOOK_OF}{sweep.name}",
+            sweep=sweep.name,
+            status="decided",
+            took="",
+            line=found.text,
+            sets={},
+            because=f"look {found.look} of {len(desk.study.looks)} was asked for, to decide {found.text!r}",
+            by="person",
+            at=now,
+            jobs={**(dict(before.jobs) if before else {}), **{job.key: "" for job in found.jobs if job.key}},
+        ),
+    )
+    return found
 
 
 def record(desk: Desk, decision: DecisionRecord) -> DecisionRecord:
@@ -89,6 +156,26 @@ def lock(desk: Desk, now: str) -> LockRecord | NotYet:
         return old
     collect.record_lock(desk.store, desk.folders, made)
     return made
+
+
+def confirm(desk: Desk, now: str) -> DecisionRecord | None:
+    """Judge the lock when its fresh seeds have ended; recorded when it is new. None while there is nothing to judge.
+
+    Confirmed, the lock is not provisional any more.
+    """
+    held, plan = desk.store.lock(), desk.plan()
+    decisions = desk.store.decisions()
+    jobs = [job for job in plan.jobs if job.confirms]
+    if held is None or not jobs or unfinished(plan) or standing(desk.study, held, decisions) == "nothing to confirm":
+        return None
+    made = judge(desk.study, held, results_of(desk, jobs), job_results(desk, plan), decisions, now)
+    old = decisions.get(CONFIRMATION)
+    if old is not None and old.tree_hash == made.tree_hash and not superseded(made, old):
+        return old
+    recorded = record(desk, made)
+    if recorded.took == LOCKED and held.provisional:
+        collect.record_lock(desk.store, desk.folders, replace(held, provisional=False))
+    return recorded
 
 
 def refuse_when_locked(desk: Desk) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ablate import evidence
 from ablate.answers import Answer, command, plain
 from ablate.audit import Finding, audit, examine
 from ablate.compare import PAIRING_LEVEL, as_json
@@ -161,6 +162,29 @@ def _behind(one: Finding) -> list[Answer]:
 def _deviations(desk: Desk) -> list[Answer]:
     """Edits of what was frozen at the first launch, with their reasons."""
     return [asdict(deviation) for deviation in desk.store.deviations()]
+
+
+# ---------------------------------------------------------------- looks
+
+
+def to_settle(desk: Desk, sweep: str) -> Answer:
+    """Which seeds `launch --settle` would train, for which line, and what they cost; nothing is recorded."""
+    found = evidence.to_settle(desk, desk.study.sweeps[sweep])
+    looks = desk.study.looks
+    return plain(
+        {
+            "study": desk.study.name,
+            "profile": desk.study.profile,
+            "sweep": sweep,
+            "line": found.text,
+            "look": found.look,
+            "looks": looks,
+            "jobs": [{"id": job.id, "run": job.run, "seed": job.seed, "change": job.change} for job in found.jobs],
+            "gpu_hours": found.gpu_hours,
+            "cost": found.gpu_hours * desk.study.usd_per_gpu_hour,
+            "next": command(desk, "launch", "--settle", sweep),
+        }
+    )
 
 
 # ---------------------------------------------------------------- words

@@ -128,6 +128,7 @@ def _beside(one: Answer) -> Iterator[str]:
             f"these checkpoints, over {of['samples']:,} validation samples ({of['clusters']:,} {of['by']}s): "
             f"{of['delta']:+.3g} [{of['low']:+.3g}, {of['high']:+.3g}]; shown, never a verdict"
         )
+    yield from one["labels"][1:]
     for text in one.get("decisions", ()):
         yield f"also judged by decision {text}"
     yield from one["notes"]
@@ -186,6 +187,8 @@ def _derivation(one: Answer) -> Iterator[str]:
         yield f"pool     {', '.join(pool['runs']) or 'no run has two seeds'} ({len(pool['jobs'])} jobs had ended)"
         for run, why in pool["left_out"].items():
             yield f"         without {run}: {why}"
+    for label in one["labels"]:
+        yield f"label    {label}"
     if one["visible"] is not None:
         yield f"visible  {one['visible']:.3g} with probability 0.8"
     yield f"holds    {', '.join(one['holds']) or one['reason'] or 'not shown'}"
@@ -269,3 +272,17 @@ def _today(one: Answer) -> Iterator[str]:
 def _deviated(console: Console, answer: Answer) -> None:
     for one in answer["deviations"]:
         console.print(f"deviates since {one['at']}: {'; '.join(one['changes'])} (reason: {one['because']})")
+
+
+# ---------------------------------------------------------------- looks
+
+
+def settling(answer: Answer) -> None:
+    """The seeds that could decide a line, and their price."""
+    console = screens._console()
+    screens._title(console, answer, f"to settle {answer['sweep']}: look {answer['look']} of {len(answer['looks'])}")
+    console.print(f"line     {answer['line']}")
+    for job in answer["jobs"]:
+        console.print(f"train    {job['id']}: {job['change']}")
+    console.print(f"price    {screens._spent(answer)}")
+    screens._next(console, answer)

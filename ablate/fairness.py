@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from ablate.study import ENDED, JobResult
@@ -47,6 +48,7 @@ def ledger(
         _settings_check(a, b, declared, stateful),
         _by_seed("manifest", "manifest_hash", a, b, declared=data or budget),
         _overall("samples", lambda job: _number(job.facts.get("samples")), a, b, declared=budget),
+        _compute(a, b, declared=budget or model),
         _overall("evaluation", lambda job: str(job.facts.get("eval_hash", "")), a, b, declared=evaluation),
         _overall("trainer's code", lambda job: job.code_hash, a, b),
         _by_seed("initial weights", "initial_weights_hash", a, b, declared=model, blocks=False),
@@ -90,6 +92,19 @@ def _overall(
     left, right = ({text for job in jobs if job.state == "done" and (text := read(job))} for jobs in (a, b))
     ok = len(left | right) == 1 if left and right else None
     return Check(name, ok, ", ".join(sorted(left)), ", ".join(sorted(right)), declared, blocks)
+
+
+COMPUTE = 0.02
+"""Share by which two budgets of compute may differ and still count as equal: a run can only stop between two steps."""
+
+
+def _compute(a: Sequence[JobResult], b: Sequence[JobResult], declared: bool) -> Check:
+    """Equal when the FLOPs that jobs of both runs spent are the same within COMPUTE, on average; shown, blocks nothing."""
+    spent = [[float(job.facts["flops"]) for job in jobs if job.state == "done" and "flops" in job.facts] for jobs in (a, b)]
+    if not all(spent):
+        return Check("FLOPs", None, "", "", declared, blocks=False)
+    left, right = (fmean(of_run) for of_run in spent)
+    return Check("FLOPs", abs(left - right) <= COMPUTE * max(left, right), f"{left:.3g}", f"{right:.3g}", declared, blocks=False)
 
 
 def _by_seed(

@@ -6,6 +6,7 @@ outputs/
     frozen.json  deviations.json  lock.json  earlier_locks.json
     decisions/0001-freeze.json             one file per record, never edited
     <job key>/job.json
+    code.json  .code/<hash>/               the trainer's code that jobs run from
     stop.json                              a person asks the launch to end
     <job key>/<attempt>/                   attempt.json  config.json  gang.json  stop.json   ours
                                            metrics.jsonl  facts.json  result.json       the trainer's
@@ -16,6 +17,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -44,6 +46,16 @@ CHECKPOINT = re.compile(r"\d{8,}")
 
 class BrokenFileError(UserError):
     """A file of ours (or of a trainer) that is not what its name promises."""
+
+
+class DiskError(UserError):
+    """A file of ours cannot be written: the disk is full, failing or read-only. One line for the person."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"{path}: cannot be written: {error.strerror or error}. Nothing half-written counts; make room or mend the disk, "
+            "then launch again: it goes on from here"
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,15 @@ class Folders:
     @property
     def decisions(self) -> Path:
         return self.base / "decisions"
+
+    @property
+    def code_record(self) -> Path:
+        return self.base / "code.json"
+
+    @property
+    def code(self) -> Path:
+        """Holds a copy of the trainer's code per hash."""
+        return self.base / ".code"
 
     @property
     def stop_request(self) -> Path:
@@ -168,10 +189,14 @@ def newest_checkpoint(attempt_folder: Path) -> Path | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all; on disk when this returns. The folder is made."""
+    """Write whole or not at all; on disk when this returns. The folder is made. DiskError if it cannot be written."""
     temporary = _written(path, value)
-    temporary.replace(path)
-    _sync_folder(path.parent)
+    try:
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DiskError(path, error) from error
 
 
 def write_new_json(path: Path, value: Any) -> None:
@@ -179,9 +204,13 @@ def write_new_json(path: Path, value: Any) -> None:
     temporary = _written(path, value)
     try:
         path.hardlink_to(temporary)
+        _sync_folder(path.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise DiskError(path, error) from error
     finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
@@ -201,13 +230,18 @@ def read_json_table(path: Path) -> dict[str, Any]:
 
 
 def _written(path: Path, value: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, default=_plain)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False, default=_plain)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise DiskError(path, error) from error
     return temporary
 
 

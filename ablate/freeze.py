@@ -15,7 +15,11 @@ def frozen_content(study: Study) -> dict[str, Any]:
 
     Conditions are kept as they are written; `on` is the metric they mean where they name none.
     """
+    confirm = {"confirm": {"seeds": list(study.confirm.seeds), "on": study.confirm.on}} if study.confirm else {}
+    looks = {"looks": list(study.looks), "spending": study.spending} if study.looks else {}
     return {
+        **confirm,
+        **looks,
         "metrics": {
             name: {
                 "better": metric.better,

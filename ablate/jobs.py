@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,10 +200,11 @@ class Cluster:
         UserError: nobody answers at `address`, or the cluster wants another token.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if address:
-            _join(address)
-            return cls(None)
-        return cls(_start_embedded(gpus))
+        with _our_signal_handlers():
+            if address:
+                _join(address)
+                return cls(None)
+            return cls(_start_embedded(gpus))
 
     @property
     def outlives_us(self) -> bool:
@@ -336,6 +337,21 @@ class Cluster:
         del self._watched[attempt]
         ray.kill(watched.actor)  # gives its GPUs back at once
         return AttemptEnd(*attempt, end.cause, end.exit_codes, end.log_tail)
+
+
+@contextlib.contextmanager
+def _our_signal_handlers() -> Iterator[None]:
+    """ray.init has SIGTERM end the process at once, in Python and below it; whoever is to hear of signals has said so before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            if handler is not None:  # None: it was not Python that set it
+                signal.signal(number, handler)
 
 
 def _start_embedded(gpus: int | None) -> _Embedded:

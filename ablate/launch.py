@@ -37,8 +37,10 @@ from ablate.folders import newest_checkpoint, write_json
 from ablate.gang import STOP_GRACE_S, Gang, Stop, read_gang, run_gang
 from ablate.lock import NotYet
 from ablate.mirror import finish, start_mirror
+from ablate.notify import Notifier
 from ablate.plan import FAILURE, HELD, LOST_GPU_S, STARTABLE, Plan, PlannedJob
-from ablate.provenance import Provenance, import_places
+from ablate.provenance import Provenance, code_hash, import_places
+from ablate.snapshot import Code, code_for, command_from, import_first
 from ablate.study import Study, UserError, nested, references
 from db.records import AttemptRecord, DecisionRecord, JobRecord, LockRecord
 
@@ -52,6 +54,8 @@ MIRROR_S = 60.0
 """Time the wandb mirror gets at the end to write what is still missing."""
 GRACE_S = STOP_GRACE_S
 """Time a job gets to write a checkpoint when it is stopped."""
+ONCE_S, ONCE_PLACED_S = 2.0, 30.0
+"""A single round waits so long for supervisors that have ended to answer, and for those it started to have their GPUs."""
 AGAIN_S = 2.0
 """How long a launch on a cluster waits, before it leaves the jobs alone, for a second Ctrl-C."""
 
@@ -68,6 +72,10 @@ class Options:
     """Logical GPUs of this machine (embedded Ray); None: what Ray finds."""
     max_cost: float | None = None
     because: str = ""
+    new_code: bool = False
+    """Jobs run from today's code from now on, not from the code of the first launch; needs `because`."""
+    once: bool = False
+    """One round, then leave; what was started runs on in the cluster."""
     abandon: bool = False
     """Attempts on a cluster other than `address` are given up."""
 
@@ -78,6 +86,8 @@ class Event:
 
     kind: Literal["cluster", "started", "ended", "decided", "locked", "budget", "refused", "note"]
     text: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """The same for programs: job, attempt, state, …"""
 
 
 @dataclass(frozen=True)
@@ -147,22 +157,57 @@ def launch(desk: Desk, options: Options, watch: Watcher, connect: Connect = jobs
     Raises UserError for what must be refused before anything starts: a locked study, an edit of what is frozen, another
     launch under way, GPUs that can never fit.
     """
-    with holding_the_lease(desk) as holder:
+    if options.once and not options.address:
+        raise UserError(
+            "--once leaves after one round, and a Ray of our own would end with it; give --address of a cluster that lives on, "
+            "or leave --once out"
+        )
+    with holding_the_lease(desk) as holder, contextlib.closing(Told(watch, desk.study)) as watch:
         held = desk.store.lock()
         if held is not None and not held.lifted_at and not _work_left(desk, options):
-            return Outcome(desk.plan(), held, (), options)
-        evidence.refuse_when_locked(desk)
+            evidence.confirm(desk, utc_now())
+            return Outcome(desk.plan(), desk.store.lock(), (), options)
+        if not _may_confirm(desk):
+            evidence.refuse_when_locked(desk)
         edits = evidence.freeze(desk, utc_now(), options.because)
         for edit in edits:
             watch.event(Event("note", f"deviates from what was frozen: {edit}"))
         crew = Crew(desk, options, watch, holder)
+        crew.say_which_code()
         crew.reconcile_without_cluster()
         crew.decide()
         if not crew.wanted(desk.plan()) and not crew.left_running():
-            return crew.finish()
+            end = crew.finish()
+            if end.lock is None or not crew.wanted(end.plan):
+                return end
         with mirrored(desk, watch), connect(options.address, options.gpus) as cluster:
             crew.board(cluster)
-            return crew.work()
+            return crew.once() if options.once else crew.work()
+
+
+class Told:
+    """A watcher that also tells the study's on_event program."""
+
+    def __init__(self, watch: Watcher, study: Study) -> None:
+        self._watch = watch
+        self._notifier = Notifier(study, lambda trouble: watch.event(Event("note", trouble)))
+
+    def event(self, event: Event) -> None:
+        self._watch.event(event)
+        state = event.facts.get("state")
+        kind = {"ended": "failed" if state in ("failed", "lost") else "done", "decided": "decided", "budget": "budget"}
+        if event.kind in kind and state != "interrupted":
+            self._notifier.tell(kind[event.kind], utc_now(), event.text, event.facts)
+
+    def tick(self, tick: Tick) -> None:
+        self._notifier.complaints()
+        self._watch.tick(tick)
+
+    def stop_asked(self) -> Literal["", "stop", "kill"]:
+        return self._watch.stop_asked()
+
+    def close(self) -> None:
+        self._notifier.close()
 
 
 @contextmanager
@@ -221,6 +266,12 @@ def _work_left(desk: Desk, options: Options) -> bool:
     return any(job.state in STARTABLE and _selected(job, options) for job in desk.plan().jobs)
 
 
+def _may_confirm(desk: Desk) -> bool:
+    """Whether the study is locked and the lock's own jobs, and nothing else, may go on."""
+    held = desk.store.lock()
+    return held is not None and any(job.confirms and job.state in (*STARTABLE, "running") for job in desk.plan().jobs)
+
+
 def _selected(job: PlannedJob, options: Options) -> bool:
     if options.block and job.block != options.block:
         return False
@@ -258,6 +309,7 @@ class Crew:
     holder: str
     running: dict[tuple[str, int], _Running] = field(default_factory=dict)
     provenance: Provenance = field(init=False)
+    code: Code = field(init=False)
     cluster: jobs.Cluster | None = None
     interrupted: bool = False
     over_budget: tuple[str, ...] = ()
@@ -267,7 +319,21 @@ class Crew:
 
     def __post_init__(self) -> None:
         self.offsets = {}
-        self.provenance = Provenance.of(self.desk.study)
+        self.code = code_for(self.desk, utc_now(), new=self.options.new_code, because=self.options.because)
+        self.provenance = replace(Provenance.of(self.desk.study), code_hash=self.code.hash)
+
+    def say_which_code(self) -> None:
+        """A note when jobs run from other code than what lies beside runs.toml, or from new code."""
+        if self.code.hash != code_hash(self.desk.study):
+            self.watch.event(
+                Event(
+                    "note",
+                    f"the trainer has changed since {self.code.at}; jobs go on with the code of then ({self.code.hash}). To take "
+                    'the code of today: --new-code --because "…"',
+                )
+            )
+        elif self.options.new_code:
+            self.watch.event(Event("note", f"from now on jobs run the trainer's code of today ({self.code.hash})"))
 
     # ------------------------------------------------------------ reconcile
 
@@ -336,7 +402,7 @@ class Crew:
 
     def _resume_watching(self, job: PlannedJob, number: int) -> _Running:
         record = attempt_of(self.desk, job.key or "", number)
-        before = (datetime.now(UTC) - _moment(record.started_at)).total_seconds()
+        before = max(0.0, (datetime.now(UTC) - _moment(record.started_at)).total_seconds())  # a clock may be set back
         folder = self.desk.folders.attempt(job.key or "", number)
         return _Running(job, number, folder, time.monotonic(), before)
 
@@ -359,7 +425,11 @@ class Crew:
                 plan, planned_at = self.desk.plan(), time.monotonic()
             self.watch.tick(self.look(plan))
             if not self.running and not started:
-                return self.finish()
+                locked_before = self.desk.store.lock() is not None
+                end = self.finish()
+                plan = end.plan
+                if end.lock is None or locked_before or not self.wanted(plan):
+                    return end
             ended = self._wait()
             if ended:
                 plan = self.desk.plan()
@@ -379,6 +449,23 @@ class Crew:
             f"over since {now.since if now else '?'}; nothing was lost, watch it with `ablate status --follow`"
         )
 
+    def once(self) -> Outcome:
+        """One round, for cron: take over what ended, judge, start what fits, leave."""
+        assert self.cluster is not None
+        for end in self.cluster.poll(ONCE_S):
+            self.finish_attempt(end)
+        self.decide()
+        if not self._start_what_fits(self.desk.plan()) and not self.running:
+            return self.finish()
+        until = time.monotonic() + ONCE_PLACED_S
+        while len(self.cluster.placed()) < len(self.running) and time.monotonic() < until:
+            time.sleep(POLL_S)
+        self.collect()
+        plan = self.desk.plan()
+        self.watch.tick(self.look(plan))
+        self.watch.event(Event("note", f"{len(self.running)} jobs run on in the cluster; call again to go on"))
+        return Outcome(plan, None, (), self.options, False, self.over_budget)
+
     def _wait(self) -> bool:
         """Wait for something to end, not for long; take over what was written meanwhile. Whether an attempt ended."""
         assert self.cluster is not None
@@ -391,26 +478,34 @@ class Crew:
     def decide(self) -> None:
         """Judge every sweep whose jobs have ended; say what is new."""
         before = {name: decision.number for name, decision in self.desk.store.decisions().items()}
-        evidence.decide(self.desk, utc_now(), keep_standing=True)
+        if self.desk.store.lock() is None:
+            evidence.decide(self.desk, utc_now(), keep_standing=True)
+        else:  # what it rests on may not change; its fresh seeds may have ended
+            evidence.confirm(self.desk, utc_now())
         for name, decision in self.desk.store.decisions().items():
             if before.get(name) != decision.number:
-                self.watch.event(Event("decided", f"{name} ({decision.sweep}): {_decision_text(decision)}"))
+                told = {"decision": name, "sweep": decision.sweep, "status": decision.status, "took": decision.took}
+                text = f"{name} ({decision.sweep}): {_decision_text(decision)}"
+                self.watch.event(Event("decided", text, {**told, "because": decision.because}))
 
     def wanted(self, plan: Plan) -> list[PlannedJob]:
-        """Jobs that may start now and were asked for, in order."""
-        return [job for job in plan.startable() if _selected(job, self.options)]
+        """Jobs that may start now and were asked for, in order; under a lock, only those that confirm it."""
+        locked = self.desk.store.lock() is not None
+        return [job for job in plan.startable() if _selected(job, self.options) and (job.confirms or not locked)]
 
     def finish(self) -> Outcome:
         """Nothing runs and nothing may start: lock if the study's end is reached, and say what still waits."""
         plan = self.desk.plan()
         self.watch.tick(self.look(plan))
-        locked = evidence.lock(self.desk, utc_now())
+        before, locked = self.desk.store.lock(), evidence.lock(self.desk, utc_now())
+        plan = self.desk.plan()  # under a lock, its confirmation may begin
         waiting = tuple(
             f"{job.id}: {job.reason}" for job in plan.jobs if job.state in ("waiting", "ready") and not _only_maybe(job)
         )
         if isinstance(locked, NotYet):
             return Outcome(plan, None, (*waiting, *locked.reasons), self.options, self.interrupted, self.over_budget)
-        self.watch.event(Event("locked", f"config {locked.hash[:12]} after block {self.desk.study.lock_after}"))
+        if before is None or before.hash != locked.hash:
+            self.watch.event(Event("locked", f"config {locked.hash[:12]} after block {self.desk.study.lock_after}"))
         return Outcome(plan, locked, waiting, self.options, self.interrupted, self.over_budget)
 
     def _leave(self, kill: bool, with_jobs: bool = False) -> Outcome:
@@ -472,13 +567,14 @@ class Crew:
                 Event(
                     "budget",
                     f"{job.id} is not started: the study would cost ${total:.2f}, above --max-cost {self.options.max_cost:g}",
+                    {"job": job.id, "usd": round(total, 2), "max_cost": self.options.max_cost},
                 )
             )
         return True
 
     def _start(self, job: PlannedJob) -> int:
         assert self.cluster is not None
-        claimed = claim(self.desk, job, self.provenance, self.options.address)
+        claimed = claim(self.desk, job, self.provenance, self.options.address, command_from(self.desk, self.code))
         if claimed is None:
             return 0
         number, folder = claimed
@@ -493,7 +589,7 @@ class Crew:
                 command=trainer_command(study, folder),
                 gpus=job.gpus,
                 ranks=study.ranks_per_run,
-                env=rank_environment(study),
+                env=rank_environment(study, import_first(self.desk, self.code)),
                 cwd=str(study.path.parent),
             )
         )
@@ -545,7 +641,8 @@ class Crew:
         collect.end_attempt(store, folders, record, verdict.state, verdict.reason, utc_now(), seconds * record.gpus)
         what = f"{verdict.state} ({facts[FAILURE]})" if FAILURE in facts else verdict.state
         last_line = verdict.reason.strip().splitlines()[-1:]
-        self.watch.event(Event("ended", ": ".join([f"{record.job} {what} after {_duration(seconds)}", *last_line])))
+        told = {"job": record.job, "attempt": record.number, "state": verdict.state, "reason": verdict.reason, **facts}
+        self.watch.event(Event("ended", ": ".join([f"{record.job} {what} after {_duration(seconds)}", *last_line]), told))
 
     # ------------------------------------------------------------ look
 
@@ -562,10 +659,10 @@ class Crew:
         return self._gpu_s() / 3600 * self.desk.study.usd_per_gpu_hour
 
 
-def claim(desk: Desk, job: PlannedJob, provenance: Provenance, address: str = "") -> tuple[int, Path] | None:
+def claim(desk: Desk, job: PlannedJob, provenance: Provenance, address: str = "", command: str = "") -> tuple[int, Path] | None:
     """Make the next attempt of a job ours: row, folder, config.json. None when somebody else was faster.
 
-    address: of the cluster it will run on; "" for a Ray that ends with us, or none.
+    address: of the cluster it will run on; "" for a Ray that ends with us, or none. command: if not the study's own words.
     """
     assert job.key is not None
     assert job.settings is not None
@@ -587,7 +684,9 @@ def claim(desk: Desk, job: PlannedJob, provenance: Provenance, address: str = ""
     if record is None:
         return None
     resume_from = desk.folders.resume_from(job.key)
-    write_json(desk.folders.config(job.key, record.number), attempt_config(desk, job, record.number, str(resume_from or "")))
+    config = attempt_config(desk, job, record.number, str(resume_from or ""))
+    config["trainer"]["command"] = command or config["trainer"]["command"]
+    write_json(desk.folders.config(job.key, record.number), config)
     return record.number, desk.folders.attempt(job.key, record.number)
 
 
@@ -618,23 +717,28 @@ def attempt_config(desk: Desk, job: PlannedJob, number: int, resume_from: str) -
 
 
 def trainer_command(study: Study, folder: Path) -> tuple[str, ...]:
-    """What a rank runs. A command template has its own runner, which speaks the folder contract for it."""
-    return (sys.executable, "-m", study.trainer.module or "ablate.command", str(folder))
+    """What a rank runs. A command template has its own runner, which speaks the folder contract for it.
+
+    -P: what lies in the working folder must not come before the snapshot.
+    """
+    return (sys.executable, "-P", "-m", study.trainer.module or "ablate.command", str(folder))
 
 
-def rank_environment(study: Study) -> dict[str, str]:
-    """Modules beside runs.toml, or below where ablate was called, can be imported by the ranks."""
-    places = [*map(str, import_places(study)), os.environ.get("PYTHONPATH", "")]
+def rank_environment(study: Study, first: tuple[str, ...] = ()) -> dict[str, str]:
+    """Modules beside runs.toml, or below where ablate was called, can be imported by the ranks; `first` before them."""
+    places = [*first, *map(str, import_places(study)), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 def train_here(desk: Desk, job: PlannedJob, watch: Watcher) -> AttemptRecord:
     """Train one job in the foreground, without Ray; recorded like any other attempt."""
     with holding_the_lease(desk) as holder:
-        evidence.refuse_when_locked(desk)
+        if not job.confirms:
+            evidence.refuse_when_locked(desk)
         crew = Crew(desk, Options(), watch, holder)
         crew.reconcile_without_cluster()
-        claimed = claim(desk, job, crew.provenance)
+        crew.say_which_code()
+        claimed = claim(desk, job, crew.provenance, command=command_from(desk, crew.code))
         if claimed is None:
             raise UserError(f"{job.id} is already running or done; see `ablate show {job.run}@{job.seed}`")
         number, folder = claimed
@@ -642,7 +746,11 @@ def train_here(desk: Desk, job: PlannedJob, watch: Watcher) -> AttemptRecord:
         crew.running[key, number] = _Running(job, number, folder, time.monotonic())
         watch.event(Event("started", f"{job.id} here; its log: {folder / 'rank0.log'}"))
         gang = Gang(
-            folder, trainer_command(study, folder), study.ranks_per_run, env=rank_environment(study), cwd=str(study.path.parent)
+            folder,
+            trainer_command(study, folder),
+            study.ranks_per_run,
+            env=rank_environment(study, import_first(desk, crew.code)),
+            cwd=str(study.path.parent),
         )
         stop = Stop()
         with ThreadPoolExecutor(1) as thread:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from ablate.freeze import content_hash
-from ablate.plan import Plan
-from ablate.study import Settings, Study
+from ablate.plan import Plan, nothing_adopted
+from ablate.study import LOCKED, Settings, Study
 from db.records import DecisionRecord, LockRecord
 
 BASELINE = "baseline"
 CONFLICT = "conflict"
 """Source of a key that two decisions set differently: it keeps the baseline's value until a person settles it."""
+
+
+CONFIRMATION = "lock confirmation"
+"""Name of the record that confirms a lock, among the decisions; with a space, so that no tree can be called so."""
+
+Standing = Literal["not declared", "nothing to confirm", "pending", "confirmed", "failed"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ def make_lock(
     plan:      what is still to run; the lock waits for the jobs of every block up to the one it stands after. A job that failed
                for good does not hold it up by itself: a decision that needs it does.
 
-    A skipped tree sets nothing. The lock is provisional: nobody has tried the config on fresh seeds yet.
+    A skipped tree sets nothing. The lock is provisional: nobody has tried the config on fresh seeds yet. (Where that is declared
+    and the lock is the baseline, there is nothing to try.)
     """
     reasons = (*_missing(study, decisions), *_unfinished(study, plan))
     if reasons:
@@ -47,7 +54,7 @@ def make_lock(
         else:
             sources[key] = CONFLICT
             conflicts.append(f"{key}: {', '.join(f'{name} says {value!r}' for name, value in wanted.items())}; overrule one")
-    return LockRecord(
+    made = LockRecord(
         settings=settings,
         sources=sources,
         decisions={name: decisions[name].number for name in study.trees},
@@ -57,6 +64,20 @@ def make_lock(
         hash=content_hash(settings),
         at=now,
     )
+    settled = study.confirm is not None and not conflicts and nothing_adopted(study, made)
+    return replace(made, provisional=not settled)
+
+
+def standing(study: Study, lock: LockRecord, decisions: Mapping[str, DecisionRecord]) -> Standing:
+    """How far a lock is confirmed."""
+    if study.confirm is None:
+        return "not declared"
+    if nothing_adopted(study, lock):
+        return "nothing to confirm"
+    record = decisions.get(CONFIRMATION)
+    if record is None or record.tree_hash != lock.hash:
+        return "pending"
+    return "confirmed" if record.took == LOCKED else "failed"
 
 
 def same_lock(new: LockRecord, old: LockRecord) -> bool:
@@ -90,7 +111,7 @@ def _unfinished(study: Study, plan: Plan) -> list[str]:
     return [
         f"{job.id} (block {job.block}) is {job.state}"
         for job in plan.jobs
-        if job.block in counted and job.state in ("waiting", "ready", "running", "interrupted")
+        if job.block in counted and not job.confirms and job.state in ("waiting", "ready", "running", "interrupted")
     ]
 
 

@@ -13,7 +13,7 @@ from ablate.compare import Comparison
 from ablate.conditions import ITS_START, near, quoted
 from ablate.decide import LEARN_LEVEL, compare_pair, refusal
 from ablate.desk import Desk
-from ablate.evidence import job_results
+from ablate.evidence import job_results, undeclared_looks
 from ablate.plan import Plan
 from ablate.samples import SampleEvidence, SampleLosses, last_losses, paired
 from ablate.study import ENDED, UserError
@@ -66,9 +66,9 @@ def compare_two(desk: Desk, a: str, b: str, metrics: Sequence[str] = (), level: 
         return Pair(a, b, (), {}, open_, {})
     measured = [name for name in study.metrics if all(any(name in job.values for job in ended[run]) for run in names)]
     asked = tuple(metrics) or tuple(measured) or tuple(study.metrics)[:1]
-    made = compare_pair(study, ended, plan.its_start, a, b, asked, level)
+    made = compare_pair(study, ended, plan.its_start, a, b, asked, level, undeclared_looks(desk))
     notes = tuple(f"not in it yet: {text}" for text in open_)
-    compared = tuple(replace(one, labels=(BY_HAND,), notes=(*one.notes, *notes)) for one in made)
+    compared = tuple(replace(one, labels=(BY_HAND, *one.labels), notes=(*one.notes, *notes)) for one in made)
     found = {metric: evidence for metric in asked if (evidence := sample_evidence(desk, plan, names[0], names[1], metric))}
     return Pair(a, b, compared, found, open_, {metric: _resting(desk, names, metric) for metric in asked})
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ablate.conditions import ITS_START, Answer, Atom, Took, atoms, evaluate
 from ablate.failures import FailureClass, named, tries_left
 from ablate.settings import as_toml
-from ablate.study import JobState, Run, Settings, Study, Tree, job_key, runs_of_sweep, runs_of_tree
-from db.records import AttemptRecord, DecisionRecord
+from ablate.study import LOCKED, JobState, Run, Settings, Study, Tree, job_key, runs_of_sweep, runs_of_tree
+from db.records import AttemptRecord, DecisionRecord, LockRecord
 
 STARTABLE: frozenset[JobState] = frozenset({"ready", "interrupted"})
 
@@ -43,6 +43,12 @@ class PlannedJob:
     """A reference job that the planner added: somebody's start that no row trains."""
     stale: bool = False
     """It would train anew what was trained, or skipped, when a decision said something else: see stale.py."""
+    confirms: bool = False
+    """On a fresh seed, to confirm the lock: no decision may see it."""
+    look: int = 1
+    """The declared look its seed belongs to."""
+    held_for_look: bool = False
+    """Its look has not been asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Plan:
     """Keys of jobs with results that today's file and decisions no longer ask for: stale, kept, unused."""
 
     def of_run(self, run: str) -> tuple[PlannedJob, ...]:
-        return tuple(job for job in self.jobs if job.run == run)
+        """The jobs that the study compares; the baseline's fresh seeds, which only confirm the lock, are not among them."""
+        return tuple(job for job in self.jobs if job.run == run and (run == LOCKED or not job.confirms))
 
     def startable(self) -> tuple[PlannedJob, ...]:
         return tuple(job for job in self.jobs if job.state in STARTABLE)
@@ -71,6 +78,7 @@ def make_plan(
     *,
     history: Sequence[DecisionRecord] = (),
     redo_stale: bool = False,
+    lock: LockRecord | None = None,
 ) -> Plan:
     """Sort every job by what may happen to it next.
 
@@ -78,6 +86,7 @@ def make_plan(
     decisions:  tree -> its current decision.
     history:    every decision record, superseded ones too: what was trained or skipped under one of those is held back,
     redo_stale: unless a person asked for it.
+    lock:       the one that holds; confirming it is planned from the start and can begin when it is there.
 
     Two calls with the same values give the same plan.
     """
@@ -86,16 +95,26 @@ def make_plan(
     gates = _gates(study, sweeps_of, skipped, decisions)
     starts = _starts(study, decisions)
     held = _Held.none() if redo_stale else _held(study, attempts, decisions, history, sweeps_of)
+    asked = asked_for(decisions)
     jobs: list[PlannedJob] = []
     for row in study.runs.values():
         for run in (row, starts.added.get(row.name + REFERENCE)):
             if run:
                 jobs += _jobs_of(
-                    study, row, run, starts.settings[row.name], attempts, gates.get(row.name), sweeps_of.get(row.name, ()), held
+                    study,
+                    row,
+                    run,
+                    starts.settings[row.name],
+                    attempts,
+                    gates.get(row.name),
+                    sweeps_of.get(row.name, ()),
+                    held,
+                    asked,
                 )
+    jobs = [*sorted(jobs, key=_order(study)), *_confirmation(study, lock, attempts)]
     planned = {job.key for job in jobs if job.key}
     return Plan(
-        jobs=tuple(sorted(jobs, key=_order(study))),
+        jobs=tuple(jobs),
         its_start=starts.its_start,
         skipped_sweeps=skipped,
         orphans=tuple(key for key in attempts if key not in planned),
@@ -111,6 +130,7 @@ def _jobs_of(
     gate: _Gate | None,
     sweeps: tuple[str, ...],
     held: _Held,
+    asked: frozenset[str],
 ) -> Iterator[PlannedJob]:
     """One job per seed of `row`; `run` is the row itself, or the reference run added for it."""
     settings = None if isinstance(start, str) else {**start, **run.changes}
@@ -126,6 +146,11 @@ def _jobs_of(
         stale = held.reason(row, run, seed, key) if state == "ready" and not tried else ""
         if stale:
             state, reason = "waiting", stale
+        look = _look(study, row.name, seed)
+        later = look > 1 and not tried and key not in asked and state != "skipped"
+        if later:
+            settle = f"`ablate launch --settle {sweeps[0]}`" if sweeps else "a sweep that needs it"
+            state, reason = "skipped", f"held back for look {look} ({study.looks[look - 1]} seeds), until {settle} asks for it"
         yield PlannedJob(
             id=f"{run.name}-s{seed}",
             key=key,
@@ -141,7 +166,69 @@ def _jobs_of(
             attempt=len(tried),
             added=added,
             stale=bool(stale),
+            look=look,
+            held_for_look=later,
         )
+
+
+LOOK_OF = "look of "
+"""A record among the decisions whose name begins so says which seeds of a later look a person asked for, for which sweep."""
+
+
+def asked_for(decisions: Mapping[str, DecisionRecord], sweep: str = "") -> frozenset[str]:
+    """Keys of the jobs of later looks that were asked for, to settle this sweep; "" for any."""
+    records = [record for name, record in decisions.items() if name.startswith(LOOK_OF) and sweep in ("", record.sweep)]
+    return frozenset(key for record in records for key in record.jobs)
+
+
+def _look(study: Study, run: str, seed: int) -> int:
+    """The look that a seed belongs to, by its place among the run's seeds."""
+    place = study.seeds[run].index(seed)
+    return next((number for number, most in enumerate(study.looks, 1) if place < most), max(len(study.looks), 1))
+
+
+CONFIRMS = "confirmation"
+"""The block of the jobs that confirm the lock."""
+
+
+def _confirmation(
+    study: Study, lock: LockRecord | None, attempts: Mapping[str, tuple[AttemptRecord, ...]]
+) -> Iterator[PlannedJob]:
+    """The locked config and the baseline, a job per fresh seed each."""
+    if study.confirm is None:
+        return
+    held = lock if lock and not lock.lifted_at else None
+    waits_for = "" if held else "the lock is not there yet"
+    if held and held.conflicts:
+        waits_for = f"the lock has conflicts: {'; '.join(held.conflicts)}"
+    for run in (LOCKED, study.confirm.against):
+        settings = (dict(held.settings) if held else None) if run == LOCKED else study.settings
+        for seed in study.confirm.seeds:
+            key = job_key(study, run, seed, settings) if settings is not None else None
+            tried = attempts.get(key, ()) if key else ()
+            state, reason = _state(study, tried, None, waits_for)
+            if held and nothing_adopted(study, held) and not tried:
+                state, reason = "skipped", "the lock is the baseline: there is nothing to confirm"
+            yield PlannedJob(
+                id=f"{run}-s{seed}",
+                key=key,
+                run=run,
+                seed=seed,
+                settings=settings,
+                state=state,
+                reason=reason,
+                block=CONFIRMS,
+                sweeps=(),
+                change="the locked config, on a fresh seed" if run == LOCKED else "the baseline, on a fresh seed",
+                gpus=study.gpus_per_run,
+                attempt=len(tried),
+                confirms=True,
+            )
+
+
+def nothing_adopted(study: Study, lock: LockRecord) -> bool:
+    """Whether the locked config is the baseline, in what can change a result."""
+    return all(study.settings.get(name) == value for name, value in lock.settings.items() if name in study.stateful)
 
 
 def resolved(study: Study, run: Run, decisions: Mapping[str, DecisionRecord]) -> Settings | str:
@@ -216,7 +303,8 @@ def needed_jobs(study: Study, plan: Plan) -> dict[str, tuple[str, ...]]:
     """Job id -> ids of the jobs that must end before it may start (through the decisions between them)."""
     ids: dict[str, list[str]] = {}
     for job in plan.jobs:
-        ids.setdefault(job.run, []).append(job.id)
+        if not job.confirms:
+            ids.setdefault(job.run, []).append(job.id)
     tree_jobs = {}
     for tree in study.trees.values():
         runs = {study.aliases.get(name, name) for name in runs_of_tree(tree) - {ITS_START}}
@@ -231,7 +319,11 @@ def needed_jobs(study: Study, plan: Plan) -> dict[str, tuple[str, ...]]:
             for name in _own_runs(study, sweep.name, sweeps_of):
                 waits[name] |= decisions
     out = {}
+    every = tuple(dict.fromkeys(id for of_tree in tree_jobs.values() for id in of_tree))
     for job in plan.jobs:
+        if job.confirms:
+            out[job.id] = tuple(id for id in every if id != job.id)
+            continue
         out[job.id] = tuple(sorted({id for name in waits[row_of(job)] for id in tree_jobs.get(name, []) if id != job.id}))
     return out
 

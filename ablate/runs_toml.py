@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +109,7 @@ _STUDY = {
         Setting("usd_per_gpu_hour", float, 0.0, least=0.0),
         Setting("max_attempts", int, 3, least=1, most=100),
         Setting("wandb", bool, True),
+        Setting("on_event", str, ""),
     )
 }
 _METRIC = {
@@ -353,6 +355,7 @@ class _Reader:
             wandb=of_study["wandb"],
             path=self.path.resolve(),
             text_hash=self.text_hash,
+            on_event=of_study["on_event"],
             short=self.read_short(),
             late=self.read_late(),
             confirm=self.read_confirm(seeds),
@@ -906,7 +909,7 @@ class _Reader:
         node = self.section("evidence").keys.get("looks")
         if node is None or not looks:
             return ()
-        if looks[0] < 1 or any(late <= early for early, late in zip(looks, looks[1:], strict=False)):
+        if looks[0] < 1 or any(late <= early for early, late in pairwise(looks)):
             raise self.file.wrong(node, f"evidence.looks are seeds per run, growing, such as [3, 5]; not {as_toml([*looks])}")
         most = max(len(of_run) for of_run in seeds.values())
         if most != looks[-1]:

@@ -56,6 +56,8 @@ STYLES = {
     "lost": "bold red",
     "skipped": "dim",
     "stale": "yellow",
+    "confirmed": "green",
+    "locked": "",
 }
 PLAIN_REASONS = ("", "nothing is missing")
 
@@ -79,7 +81,7 @@ def plan(answer: Answer) -> None:
     for stale in answer["stale"]:
         console.print(_labelled("stale", f"{stale['kind']} {stale['name']}: {stale['because']}"))
     if answer["locked"]:
-        console.print("locked   nothing more starts until the lock is lifted")
+        console.print(_labelled("locked", f"{answer['confirmation']['says']}; nothing else starts until the lock is lifted"))
     for note in answer["notes"]:
         console.print(f"note     {note}")
     _next(console, answer)
@@ -604,7 +606,8 @@ def _status_lines(answer: Answer) -> Iterator[RenderableType]:
     if answer["launching"]:
         yield f"launch   {answer['launching']['holder']}, since {answer['launching']['since']}"
     if answer["lock"]:
-        yield f"locked   config {answer['lock']['hash'][:MOST_REASONS]}, since {answer['lock']['at']}"
+        held = answer["lock"]
+        yield f"locked   config {held['hash'][:MOST_REASONS]}, since {held['at']}; {held['confirmation']['says']}"
 
 
 def stop(answer: Answer) -> None:
@@ -820,6 +823,9 @@ def lock(answer: Answer) -> None:
     console.print(_lock_line(answer))
     for conflict in answer["conflicts"]:
         console.print(_labelled("conflict", conflict))
+    if answer["confirmation"]["because"]:
+        console.print(answer["confirmation"]["because"])
+        _comparisons(console, answer["confirmation"]["comparisons"])
     _next(console, answer)
 
 
@@ -827,8 +833,7 @@ def _lock_line(held: Answer) -> str:
     changes = ", ".join(f"{name} = {_toml(held['settings'][name])} ({held['sources'][name]})" for name in held["changed"])
     recipe = f"the baseline with {changes}" if changes else "the baseline, unchanged"
     trained = f"trained as {held['trained_as']}" if held["trained_as"] else "this combination was never trained"
-    provisional = "; provisional until it is confirmed on fresh seeds" if held["provisional"] else ""
-    return f"config {held['hash'][:12]}: {recipe}; {trained}{provisional}"
+    return f"config {held['hash'][:12]}: {recipe}; {trained}; {held['confirmation']['says']}"
 
 
 def rebuild(answer: Answer) -> None:

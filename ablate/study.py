@@ -215,6 +215,8 @@ class Study:
     """The file it was read from."""
     text_hash: str
     """Of the file's bytes."""
+    on_event: str = ""
+    """A command that hears of what happens while launching; "" for none."""
     short: Settings = field(default_factory=dict)
     """[check] Settings of a short run, to see whether rows take effect; empty: none is declared."""
     late: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 from ablate.cost import hours_of
 from ablate.decide import Learned, SweepAnswer, decide_sweep
 from ablate.desk import Desk, existing_desk, measured_hours
-from ablate.evidence import job_results
+from ablate.evidence import job_results, undeclared_looks
 from ablate.plan import Plan, PlannedJob
 from ablate.runs_toml import read_study
 from ablate.study import ENDED, Study, UserError
@@ -111,16 +111,17 @@ class Tables:
 
     def answers(self) -> dict[str, SweepAnswer]:
         """What each sweep says today; nothing is recorded."""
-        results, hours, decided = job_results(self.desk, self.plan), measured_hours(self.desk), self.desk.store.decisions()
+        hours, decided = measured_hours(self.desk), self.desk.store.decisions()
         return {
             name: decide_sweep(
                 self.study,
                 sweep,
-                results,
+                job_results(self.desk, self.plan, name),
                 decided,
                 self.plan.its_start,
                 now="",
                 hours_of=lambda run: hours_of(self.study, run, hours)[0],
+                undeclared=undeclared_looks(self.desk),
             )
             for name, sweep in self.study.sweeps.items()
         }

@@ -321,12 +321,12 @@ class Store:
             return tuple(_decision(row) for row in rows)
 
     def save_lock(self, record: LockRecord) -> None:
-        """The lock from now on. Twice is harmless; (hash, at) is the key."""
+        """The lock from now on. Twice is harmless; (hash, at) is the key; what may change later: confirmed, or lifted."""
         with self._writing() as connection:
             statement = sqlite_insert(locks).values({**self._scope, **_columns(record, locks)})
-            lifted = {"lifted_at": record.lifted_at, "lifted_because": record.lifted_because}
+            later = {name: getattr(record, name) for name in ("provisional", "lifted_at", "lifted_because")}
             key = ["study", "profile", "hash", "at"]
-            connection.execute(statement.on_conflict_do_update(index_elements=key, set_=lifted))
+            connection.execute(statement.on_conflict_do_update(index_elements=key, set_=later))
 
     def lock(self) -> LockRecord | None:
         """The lock that holds; None if there is none, or it was lifted."""

@@ -83,7 +83,6 @@ class OwnCluster:
         self.log = self.folder / "nodes.log"
         self.nodes: list[Node] = []
         self._start(["--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--num-gpus=0", "--include-dashboard=false"])
-        until_open(self.port, self.log)
         for gpus in nodes:
             self.add(gpus)
 
@@ -94,6 +93,7 @@ class OwnCluster:
         plain = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--node-ip-address=127.0.0.2"]
         node = Node([*words, *plain], self.environment, self.log)
         self.nodes.append(node)
+        until_said(self.log, "Ray runtime started.", len(self.nodes))
         return node
 
     def node_of(self, pid: int) -> Node:
@@ -113,16 +113,11 @@ class OwnCluster:
         self.close()
 
 
-def until_open(port: int, log: Path) -> None:
-    until = time.monotonic() + 40
-    while time.monotonic() < until:
-        try:
-            socket.create_connection(("127.0.0.2", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError(f"no cluster at port {port}: {log.read_text() if log.exists() else ''}")
+def until_said(log: Path, words: str, times: int) -> None:
+    until = time.monotonic() + 60
+    while log.read_text().count(words) < times:
+        assert time.monotonic() < until, f"no {times} nodes within a minute: {log.read_text()}"
+        time.sleep(0.1)
 
 
 def ablate(*words: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:

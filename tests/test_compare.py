@@ -411,3 +411,22 @@ def test_every_plain_value_of_a_comparison_is_json():
     for a, b in itertools.product(([0.1], ["diverged"], [0.1, 0.2]), repeat=2):
         found = compare(LOSS, of("A", a), of("B", b), pool_of(LOSS, A=a, B=b), 0.05)
         json.dumps(as_json(found), allow_nan=False)
+
+
+@pytest.mark.parametrize(("flops", "ok"), [(1.00e12, True), (1.01e12, True), (1.10e12, False)])
+def test_compute_is_equal_within_what_a_last_step_can_make(flops, ok):
+    left, right = jobs("F3", [0.1], facts={"flops": 1.00e12}), jobs("B1", [0.1], facts={"flops": flops})
+    (check,) = [one for one in ledger(left, right, {"train.flops"}, set()) if one.name == "FLOPs"]
+    assert (check.ok, check.declared, check.unfair) == (ok, True, False)
+    assert check.a == "1e+12"
+
+
+def test_a_comparison_says_how_many_seeds_of_each_run_diverged_and_what_its_noise_was_looked_for_in():
+    found = {"F3": jobs("F3", [0.5, 0.52, 0.51]), "F1": jobs("F1", [0.4, "diverged", 0.41])}
+    pool = noise_pool(LOSS, found)
+    one = compare(LOSS, scores(LOSS, "F1", found["F1"]), scores(LOSS, "F3", found["F3"]), pool, 0.05)
+    assert one.diverged == ((1, 3), (0, 3))
+    told = as_json(one)
+    assert told["diverged"] == [[1, 3], [0, 3]]
+    assert len(told["pool"]["jobs"]) == 6
+    assert told["pool"]["runs"] == ["F3", "F1"]

@@ -166,6 +166,30 @@ def test_a_job_whose_node_dies_goes_on_elsewhere_from_its_checkpoint(own: OwnClu
     assert steps == list(range(1, len(steps) + 1)), "no step is missing and none is there twice"
 
 
+def test_a_study_gets_on_by_single_rounds_while_nothing_of_ours_lives_between_them(own: OwnCluster, tmp_path: Path) -> None:
+    desk = study_in(tmp_path, SLOW.replace(f"faults.seconds       = {SECONDS}", "faults.seconds       = 2.0"))
+    codes = []
+    while codes[-1:] != [0]:
+        tick = start(own, tmp_path, "--once", "--run", "A1", "--run", "F3@42")
+        said = finished(tick)
+        assert tick.returncode in (0, 3), said
+        codes.append(tick.returncode)
+        assert len(codes) < 20, said
+        assert desk.store.lease() is None
+        time.sleep(0.5)
+    assert codes[0] == 3
+    assert attempts(desk, "A1") == attempts(desk, "F3") == ["done"]
+    for place in (*folders(desk, "A1"), *folders(desk, "F3")):
+        curve = desk.store.curve(place.parent.name, "loss")
+        assert [step for step, _ in curve] == list(range(1, len(curve) + 1))
+        assert len(curve) == len(lines(place))
+
+
+def test_single_rounds_need_a_cluster_that_lives_on(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--once leaves after one round.*give --address"):
+        launch_study(study_in(tmp_path), Options(once=True), Witness())
+
+
 def test_a_missing_token_is_explained(own: OwnCluster, tmp_path: Path) -> None:
     study_in(tmp_path)
     bare = {name: value for name, value in own.environment.items() if not name.startswith("RAY_AUTH")}
@@ -225,7 +249,7 @@ def test_a_supervisor_that_gets_sigterm_saves_first_and_its_job_goes_on(cluster:
     witness = Preempts()
     run(desk, cluster, witness, runs=("A1",))
     assert attempts(desk, "A1") == ["interrupted", "done"]
-    (first, second) = next(iter(desk.store.attempts().values()))
+    first = next(iter(desk.store.attempts().values()))[0]
     assert first.facts["lost_gpu_s"] < 2.0, "it saved before it went"
     resumed = json.loads((folders(desk, "A1")[1] / "config.json").read_text())["resume_from"]
     assert resumed.startswith(str(folders(desk, "A1")[0]))

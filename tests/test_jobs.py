@@ -200,6 +200,25 @@ def test_nothing_is_left_of_embedded_ray_when_its_launch_is_killed(tmp_path: Pat
     until(lambda: not any(map(alive, family)), 10)
 
 
+def test_ray_does_not_take_over_the_signals_that_a_launch_listens_to() -> None:
+    program = """
+import os, signal, time
+heard = []
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, lambda number, _: heard.append(number))
+from ablate.jobs import Cluster
+with Cluster.connect(gpus=1) as cluster:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+        cluster.poll(0.1)
+print(sorted(heard) == [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=repository_environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["True"]), done.stderr
+
+
 def test_on_a_cluster_training_goes_on_when_its_launch_is_killed_and_is_found_again(gpus: Cluster, tmp_path: Path) -> None:
     one = attempt(tmp_path, "one", CONTINUES_UNTIL_TOLD, ranks=1)
     driver = start_driver(one, repr(gpus.address))

@@ -263,7 +263,7 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
         "60",
         "lock.confirm.against must be the baseline F3: the lock is that and what was decided",
     ),
-    ("[lock]", "[evidence]\nlooks = 2\n[lock]", "59", "evidence.looks must be a list of integers, not 2"),
+    ("[lock]", "[evidence]\nlooks = 2\n[lock]", "59", "evidence.looks must be a list, not 2"),
     (
         "[lock]",
         "[evidence]\nlooks = [5, 3]\n[lock]",
@@ -325,7 +325,7 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
         "settings.train.samples = 100",
         "sweep1.on = 'x'",
         "68",
-        'there is no key "sweep1" in [profile.tiny]. There are: like, study, settings, runs, start, seeds, evidence, metrics',
+        'there is no key "sweep1" in [profile.tiny]. There are: like, study, settings, runs, start, seeds, evidence, metrics, lock',
     ),
     ('like = "tiny"', 'like = "tny"', "72", 'there is no profile "tny". Did you mean "tiny"?'),
     ('like = "tiny"', 'like = "smoke"', "72", "a cycle of profiles: smoke is like smoke"),

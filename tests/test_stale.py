@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ablate import cli, evidence
 from ablate.conditions import ITS_START, Compared, Otherwise, Took
+from ablate.desk import open_desk
 from ablate.plan import Plan, make_plan
+from ablate.runs_toml import read_study
 from ablate.stale import Stale, find_stale, turned_below
 from ablate.study import Skip
 from db.records import AttemptRecord, DecisionRecord, LockRecord
 from tests.studies import study, sweep, tree
+from tests.test_cli import STUDY as SMALL
+from tests.test_cli import write
 
 NOW = "2026-11-22T12:00:00Z"
 FREEZE = tree("freeze", "sweep1", ("otherwise", Otherwise(), "F3", "stay"))
@@ -124,3 +134,39 @@ def test_a_tree_is_built_on_the_answers_it_asked_for_not_on_whatever_the_decisio
     assert turned_below(STUDY, TOOK_MIX, TURNED) == ("freeze",)
     assert turned_below(STUDY, LR1, TURNED) == (), "neither F3 nor F2 skips sweep2"
     assert turned_below(STUDY, LR1, [*FIRST, decided(4, "freeze", "F1")]) == ("freeze",)
+
+
+# ---------------------------------------------------------------- as commands show it
+
+
+def test_plan_shows_what_is_stale_and_launch_acts_on_it_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs.toml").write_text(SMALL)
+    (tmp_path / "train.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    desk = open_desk(read_study(tmp_path / "runs.toml"))
+
+    def typed(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["ablate", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            cli.main()
+        return capsys.readouterr().out
+
+    write(desk, "F3", "F1", "LR2")
+    evidence.decide(desk, NOW)
+    write(desk, "D1", last=0.9)
+    assert json.loads(typed("plan", "--json"))["stale"] == []
+    typed("decide", "sweep1", "--take", "F1", "--because", "no memory")
+    document = json.loads(typed("plan", "--json"))
+    stale = {one["kind"]: one for one in document["stale"]}
+    assert stale["job"]["name"].startswith("D1-s4")
+    assert stale["job"]["because"] == "it started from what freeze and lr took before freeze took F1"
+    assert {job["state"] for job in document["jobs"] if job["run"] == "D1"} == {"waiting"}
+    assert "stale    job D1-s42-" in typed("plan")
+    typed("decide", "sweep2")
+    starts = json.loads(typed("launch", "--dry-run", "--json"))["starts"]
+    assert "D1" not in {job["run"] for job in starts}
+    asked = json.loads(typed("launch", "--redo-stale", "--dry-run", "--json"))["starts"]
+    assert {"D1-s42", "D1-s43", "D1-s44"} <= {job["id"] for job in asked}

@@ -177,7 +177,7 @@ def _rates(model: VisionLanguageModel, config: TrainConfig, end: Horizon) -> dic
 def _batch(data: Data, plans: Sequence[StepPlan]) -> dict[str, Any]:
     rows = [row for part in plans[0].micro for row in part]
     batch = data.train.load(rows)
-    order = [[row for part in plan.micro for row in part] for plan in plans]
+    order = [data.train.global_batch(step) for step in range(STEPS)]
     pixels = hashlib.sha256(batch.frames.numpy().tobytes()).hexdigest()[:16]
     return {
         "samples": len(rows),

@@ -25,7 +25,7 @@ from ablate.study import JobResult, Skip, Study, Take, UserError
 from db.records import DecisionRecord
 from tests.studies import LOSS, jobs, study, sweep, tree
 
-SHIPPED = Path(__file__).parent.parent / "runs.toml"
+SHIPPED = Path(__file__).parent.parent.parent / "runs.toml"
 OURS = ("F1", "F2", "LR2", "LR3", "LR4")
 
 

@@ -35,6 +35,10 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
+LEARNING = {"losses"} | {f"grad_norm.{name}" for name in ("connector", "dino", "llm")}
+LEARNING |= {f"grad_norm.connector.{name}" for name in ("query_in", "query_out", "to_llm", "to_query")}
+
+
 def asked(name: str, files: Path, changes: dict[str, Any]) -> dict[str, Any]:
     settings = {part: dict(values) for part, values in BASE.items()}
     for setting, value in changes.items():
@@ -87,7 +91,7 @@ def test_a_fingerprint_holds_what_a_few_steps_do(seen: dict[str, dict[str, Any]]
         ("A6", {"parameters.connector"}),
         ("B1", {"parameters.connector", "shapes.visual", "shapes.looks", "lr.llm"}),
         ("A8b", {"batch.frames_shown"}),
-        ("D1", {"batch.manifest_hash", "batch.order_hash", "batch.frames"}),
+        ("D1", {"batch.manifest_hash", "batch.frames"}),
         ("answers", {"batch.supervised_tokens"}),
         ("batch", {"batch.samples", "batch.order_hash"}),
         ("long", {"lr.connector", "lr.dino", "lr.llm", "batch.manifest_hash"}),
@@ -114,7 +118,10 @@ def test_another_process_gives_the_same(seen: dict[str, dict[str, Any]], files: 
     command = [sys.executable, "-m", "trainer.fingerprint"]
     done = subprocess.run(command, input=stdin, env=known, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert [json.loads(line) for line in done.stdout.splitlines()] == json.loads(json.dumps([seen["F3"], seen["A1"]]))
+    for line, name in zip(done.stdout.splitlines(), ("F3", "A1"), strict=True):
+        told = json.loads(line)
+        assert differing(told, json.loads(json.dumps(seen[name]))) <= LEARNING  # another thread pool may round otherwise
+        assert told["losses"] == pytest.approx(seen[name]["losses"], rel=1e-5)
 
 
 def test_a_config_that_cannot_be_built_says_why_and_the_others_go_on(files: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from trainer.config import TrainConfig
 from trainer.data.frames import Frames, Look, shown
 from trainer.data.manifest import Manifest
+from trainer.data.shards import DataError
 from trainer.data.texts import Texts
 
 Stream = Literal["init", "order", "dropout"]
@@ -37,7 +38,7 @@ class Batch:
     """Samples collated: right-padded, nothing repeated that can be indexed."""
 
     frames: Tensor
-    """[U, 3, H, W] float32, normalised: the distinct frames of all samples (U may be 0)."""
+    """[U, 3, H, W] the distinct frames of all samples (U may be 0): float32, normalised; or uint8, see `Samples`."""
     frame_of: Tensor
     """[B, T] int64: index into U of each shown frame, -1 = no frame here. A replicated image repeats its index."""
     ids: Tensor
@@ -51,12 +52,31 @@ class Batch:
     kinds: tuple[str, ...]
     """"video" | "image" | "text"."""
 
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a GPU copies while it computes; the loader calls it."""
+        names = ("frames", "frame_of", "ids", "is_text", "supervised")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
+
 
 class Samples(Dataset[Batch]):
-    """The samples of one manifest, ready to be collated."""
+    """The samples of one manifest, ready to be collated.
 
-    def __init__(self, manifest: Manifest, texts: Texts, frames: Frames, look: Look, config: TrainConfig, pad_id: int) -> None:
+    normalised: frames come as the model takes them. Without it they come as decoded, a quarter of the bytes to carry, for
+    `look.normalised` on the device.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        texts: Texts,
+        frames: Frames,
+        look: Look,
+        config: TrainConfig,
+        pad_id: int,
+        normalised: bool = True,
+    ) -> None:
         self.manifest, self.texts = manifest, texts
+        self._normalised = normalised
         self._frames, self._look, self._pad_id = frames, look, pad_id
         self._replicate = config.data.replicate_image_frames
         self._most = config.data.max_frames
@@ -83,13 +103,19 @@ class Samples(Dataset[Batch]):
         as_tensor = torch.from_numpy
         return Batch(frames, frame_of, as_tensor(ids), as_tensor(is_text), as_tensor(supervised), tuple(map(int, rows)), kinds)
 
-    def loaded(self, plan: Sequence[Sequence[int]], workers: int = 0) -> Iterator[Batch]:
-        """`load` for each list of rows, in order; workers > 0 loads ahead in that many processes, with the same result."""
+    def loaded(self, plan: Sequence[Sequence[int]], workers: int = 0, pin: bool = False) -> Iterator[Batch]:
+        """`load` for each list of rows, in order; workers > 0 loads ahead in that many processes, with the same result.
+
+        pin: in page-locked memory (with workers only). Raises DataError naming shard and key for a sample that cannot be used.
+        """
         if workers == 0:
             yield from (self.load(rows) for rows in plan)
             return
         lists = [list(rows) for rows in plan]
-        yield from DataLoader(self, sampler=lists, batch_size=None, num_workers=workers)
+        try:
+            yield from DataLoader(self, sampler=lists, batch_size=None, num_workers=workers, pin_memory=pin)
+        except DataError as error:  # the loader wraps it into its worker's traceback
+            raise DataError(str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")) from error
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         return self.load(rows)
@@ -108,22 +134,21 @@ class Samples(Dataset[Batch]):
         return self.texts.lengths()
 
     def _pictures(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        pieces, shown_as, used = [], [], 0
-        for row in rows:
-            count = int(self.manifest.frames[row])
-            if not count:
-                shown_as.append(np.zeros(0, np.int64))
-                continue
-            which = shown(count, self._most)
-            pieces.append(self._frames.of(self.manifest.entry(row), which))
-            times = self._replicate if self.manifest.kinds[row] == "image" else 1
-            shown_as.append(np.repeat(np.arange(used, used + len(which)), times))
-            used += len(which)
+        counts = self.manifest.frames[list(rows)]
+        which = [shown(int(count), self._most) for count in counts]
+        ends = np.cumsum([len(each) for each in which], dtype=np.int64)
+        side = self._frames.size
+        pixels = np.empty((int(ends[-1]) if len(rows) else 0, 3, side, side), np.uint8)
+        shown_as = []
+        for row, each, end in zip(rows, which, ends, strict=True):
+            places = np.arange(end - len(each), end)
+            if len(each):
+                self._frames.fill(pixels[places[0] : end], self.manifest.entry(row), each)
+            shown_as.append(np.repeat(places, self._replicate if self.manifest.kinds[row] == "image" else 1))
         frame_of = np.full((len(rows), max((len(each) for each in shown_as), default=0)), -1, np.int64)
         for i, each in enumerate(shown_as):
             frame_of[i, : len(each)] = each
-        side = self._frames.size
-        frames = self._look.floats(np.concatenate(pieces)) if pieces else torch.zeros(0, 3, side, side)
+        frames = self._look.floats(pixels) if self._normalised else torch.from_numpy(pixels)
         return frames, torch.from_numpy(frame_of)
 
 
@@ -152,8 +177,8 @@ class SampleStream:
     def load(self, rows: Sequence[int]) -> Batch:
         return self.samples.load(rows)
 
-    def loaded(self, plan: Sequence[Sequence[int]], workers: int = 0) -> Iterator[Batch]:
-        return self.samples.loaded(plan, workers)
+    def loaded(self, plan: Sequence[Sequence[int]], workers: int = 0, pin: bool = False) -> Iterator[Batch]:
+        return self.samples.loaded(plan, workers, pin)
 
     def first_batches_hash(self, steps: int = 8) -> str:
         """Of the contents of the first global batches, in order."""

@@ -1,12 +1,12 @@
 """Pictures → float frames, each decoded once: a memory-mapped file per shard, shared by all jobs.
 
 Decoded frames are kept as uint8 under the cache folder when all shards of a data folder together have at most MOST_CACHED_BYTES;
-bigger data is decoded as it is read, in the loader's processes.
+bigger data is decoded as it is read, in the loader's processes. Either way a picture that cannot be decoded stops the job, unless
+an index has left its sample out.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,16 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from trainer.data import relay
 from trainer.data.once import built_once
-from trainer.data.shards import DataError, Entry, read_sample, samples
+from trainer.data.pictures import Pixels, decode, decode_into
+from trainer.data.shards import DataError, Entry, Group, fingerprint, groups, load, read_sample
+from trainer.weights import local_folder
 
-Pixels = npt.NDArray[np.uint8]
 MOST_CACHED_BYTES = 512 * 2**20
 """Of encoded shards; decoded they take about ten times as much at 224x224, twice as much at 56x56."""
-MOST_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,13 @@ class Look:
 
     def floats(self, pixels: Pixels) -> Tensor:
         """[U, 3, H, W] uint8 -> the same shape, float32"""
+        return self.normalised(torch.from_numpy(pixels))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """The same for a tensor, on the device it lies on."""
         scale = 1 / (255 * torch.tensor(self.std))[:, None, None]
         shift = (torch.tensor(self.mean) / torch.tensor(self.std))[:, None, None]
-        return torch.from_numpy(pixels).float().mul_(scale).sub_(shift)
+        return pixels.float().mul_(scale.to(pixels.device)).sub_(shift.to(pixels.device))
 
 
 DINOV2 = Look(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -52,7 +55,7 @@ def look_of(vision: str) -> Look:
     """What a vision model expects: its folder's preprocessor_config.json, or DINOv2's numbers for a name on the hub."""
     if vision.startswith("tiny/"):
         return RELAY
-    file = Path(vision) / "preprocessor_config.json"
+    file = (local_folder(vision) or Path(vision)) / "preprocessor_config.json"
     if not file.exists():
         return DINOV2
     said = json.loads(file.read_text())
@@ -63,22 +66,6 @@ def look_of(vision: str) -> Look:
     return Look(int(side), (r, g, b), (sr, sg, sb))
 
 
-def decode(picture: bytes, size: int, named: str) -> Pixels:
-    """An encoded picture -> [3, size, size]; `named` says whose it is when it cannot be decoded (DataError)."""
-    try:
-        with Image.open(io.BytesIO(picture)) as opened:
-            if max(opened.size) > MOST_SIDE:
-                raise DataError(
-                    f"{named}: a picture of {opened.size[0]}x{opened.size[1]} pixels; at most {MOST_SIDE} a side are decoded"
-                )
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{named}: a picture cannot be decoded ({error})") from error
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # channels first: batches are made often, this once
-
-
 def shown(frames: int, most: int) -> npt.NDArray[np.int64]:
     """Which of a clip's frames are shown: all, or `most` of them evenly spaced with the first and the last."""
     if frames <= most:
@@ -87,25 +74,36 @@ def shown(frames: int, most: int) -> npt.NDArray[np.int64]:
 
 
 class Frames:
-    """Decoded frames of a folder's shards."""
+    """Decoded frames of a folder's shards.
 
-    def __init__(self, shards: Path, size: int, cache: Path) -> None:
+    left_out: an index says which samples are good; the pictures of the others are kept as black, for no manifest names them.
+    """
+
+    def __init__(self, shards: Path, size: int, cache: Path, left_out: bool = False) -> None:
         self.size = size
+        self._left_out = left_out
         self._shards, self._cache = shards, cache
         self._keeps = sum(path.stat().st_size for path in shards.glob("*.tar")) <= MOST_CACHED_BYTES
         self._open: dict[str, Pixels | None] = {}
 
     def of(self, entry: Entry, which: Sequence[int] | npt.NDArray[np.int64]) -> Pixels:
         """[len(which), 3, H, W]"""
+        out = np.empty((len(which), 3, self.size, self.size), np.uint8)
+        self.fill(out, entry, which)
+        return out
+
+    def fill(self, out: Pixels, entry: Entry, which: Sequence[int] | npt.NDArray[np.int64]) -> None:
+        """The same into a batch's [len(which), 3, H, W]."""
         if entry.shard not in self._open:
             self._open[entry.shard] = self._cached(entry.shard)
         kept = self._open[entry.shard]
         if kept is not None:
-            picked: Pixels = kept[entry.first_frame + np.asarray(which)]
-            return picked
+            out[...] = kept[entry.first_frame + np.asarray(which)]
+            return
         path = self._shards / entry.shard
         pictures = read_sample(path, entry.offset, entry.length).pictures
-        return np.stack([decode(pictures[i], self.size, f"{path}: {entry.key}") for i in which])
+        for place, i in enumerate(which):
+            decode_into(out[place], pictures[i], f"{path}: {entry.key}")
 
     def prepare(self, shard: str) -> bool:
         """Decode a shard into the cache unless the data is too big; True when it is there now."""
@@ -122,20 +120,26 @@ class Frames:
 
     def _build(self, path: Path, target: Path) -> None:
         count = 0
-        with target.open("wb") as file:
+        with target.open("wb") as file, path.open("rb") as shard:
             _write_header(file, count, self.size)
-            for sample in samples(path):
-                for picture in sample.pictures:
-                    file.write(decode(picture, self.size, f"{path}: {sample.key}").tobytes())
-                count += len(sample.pictures)
+            try:
+                for group in groups(path, shard):
+                    file.write(self._decoded(path, shard, group))
+                    count += group.pictures
+            except DataError:  # the index has what stands before the break
+                if not self._left_out:
+                    raise
             file.seek(0)
             _write_header(file, count, self.size)  # numpy leaves room in it for the first axis to grow
 
-
-def fingerprint(path: Path) -> str:
-    """A shard's name in the cache: changes when the file does."""
-    stat = path.stat()
-    return f"{path.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+    def _decoded(self, path: Path, shard: BinaryIO, group: Group) -> bytes:
+        try:
+            sample = load(path, shard, group)
+            return b"".join(decode(picture, self.size, f"{path}: {sample.key}").tobytes() for picture in sample.pictures)
+        except DataError:
+            if not self._left_out:
+                raise
+            return bytes(group.pictures * 3 * self.size * self.size)
 
 
 def _write_header(file: BinaryIO, count: int, size: int) -> None:

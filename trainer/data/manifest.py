@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainer.data.frames import fingerprint
 from trainer.data.mixture import counts
 from trainer.data.once import built_once
-from trainer.data.shards import DataError, Entry, index
+from trainer.data.shards import DataError, Entry, fingerprint, index
 
 SCHEMA = pa.schema(
     [
@@ -57,7 +58,18 @@ class Manifest:
     def entries(self) -> list[Entry]:
         return entries(self.table)
 
-    @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """[rows] row numbers in the order in which the samples lie in their shards."""
+        order = pc.sort_indices(self.table, [("shard", "ascending"), ("offset", "ascending")])
+        return np.asarray(order, np.int64)
+
+    def with_tokens(self, lengths: npt.NDArray[np.int64]) -> Manifest:
+        """The same samples, the tokens of their texts told."""
+        counted = Manifest(self.table.append_column("tokens", pa.array(lengths)))
+        counted.hash = self.hash  # a million rows take seconds to hash
+        return counted
+
+    @cached_property
     def hash(self) -> str:
         """Of what is seen, in order: source, key, kind, number of frames and content; where the shards lie does not count."""
         digest = hashlib.sha256()
@@ -73,6 +85,12 @@ def entries(table: pa.Table) -> list[Entry]:
 
 def table_of(rows: Iterable[Entry]) -> pa.Table:
     return pa.Table.from_pylist([{name: getattr(row, name) for name in SCHEMA.names} for row in rows], schema=SCHEMA)
+
+
+def names_of(table: pa.Table) -> pa.ChunkedArray:
+    """What names a sample: its source and key, as one text."""
+    source, key = (pc.cast(table[column], pa.large_string()) for column in ("source", "key"))
+    return pc.binary_join_element_wise(source, key, pa.scalar("\0", pa.large_string()))
 
 
 def index_root(root: Path, cache: Path) -> list[Entry]:
@@ -122,42 +140,65 @@ def validation(root: Path, name: str) -> Manifest:
 
 
 def write_manifest(path: Path, rows: Iterable[Entry]) -> None:
+    write_table(path, table_of(rows))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a manifest under its name once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".building")
-    pq.write_table(table_of(rows), temporary)
+    pq.write_table(table, temporary)
     temporary.replace(path)
 
 
-def draw(
-    pool: Sequence[Entry], held_out: Sequence[Entry], mix: Mapping[str, float], samples: int, seed: int, repeat: bool = False
-) -> list[Entry]:
+def draw(pool: pa.Table, held_out: pa.Table, mix: Mapping[str, float], samples: int, seed: int, repeat: bool = False) -> pa.Table:
     """The study's samples: per entry of the mix a random pick from its pool, the same pick for every run.
 
     held_out: validation samples; nothing with their key or their content is drawn.
     Fewer samples of an entry are the first of more samples of it, so runs with different mixes share what they can.
     Raises DataError when the pool is too small, unless `repeat` (then it is gone through again, reshuffled).
     """
-    keys = {(entry.source, entry.key) for entry in held_out}
-    contents = {entry.content for entry in held_out}
-    drawn: list[Entry] = []
+    free = outside(pool, held_out)
+    drawn = []
     for name, count in counts(mix, samples).items():
-        kind, _, source = name.partition("/")
-        there = [entry for entry in pool if entry.kind == kind and source in ("", entry.source)]
-        free = [entry for entry in there if (entry.source, entry.key) not in keys and entry.content not in contents]
-        if not free or (count > len(free) and not repeat):
-            sources = sorted({f"{entry.kind}/{entry.source}" for entry in pool})
+        its = of_entry(free, name)
+        if not its.num_rows or (count > its.num_rows and not repeat):
             raise DataError(
-                f"data.mix asks for {count} samples of {name!r}, and there are {len(free)} outside the validation sets; "
-                f"sources: {', '.join(sources)}. Lower train.samples or this share, add shards, or set data.repeat = true"
+                f"data.mix asks for {count} samples of {name!r}, and there are {its.num_rows} outside the validation sets; "
+                f"sources: {', '.join(sources(pool))}. Lower train.samples or this share, add shards, or set data.repeat = true"
             )
-        free.sort(key=lambda entry: (entry.source, entry.key))
-        drawn.extend(_pick(free, count, seed, name))
-    return drawn
+        its = its.take(pc.sort_indices(its, [("source", "ascending"), ("key", "ascending")]))
+        drawn.append(its.take(_pick(its.num_rows, count, seed, name)))
+    return pa.concat_tables(drawn).combine_chunks()
 
 
-def _pick(free: list[Entry], count: int, seed: int, name: str) -> Iterable[Entry]:
+def outside(pool: pa.Table, held_out: pa.Table) -> pa.Table:
+    """The samples whose name and whose content no validation sample has."""
+    taken = pc.or_(
+        pc.is_in(names_of(pool), value_set=names_of(held_out).combine_chunks()),
+        pc.is_in(pool["content"], value_set=held_out["content"].combine_chunks()),
+    )
+    return pool.filter(pc.invert(taken))
+
+
+def of_entry(pool: pa.Table, name: str) -> pa.Table:
+    """The samples of a mix's entry: a kind, or a source of it."""
+    kind, _, source = name.partition("/")
+    wanted = pc.equal(pool["kind"], kind)
+    return pool.filter(pc.and_(wanted, pc.equal(pool["source"], source)) if source else wanted)
+
+
+def sources(pool: pa.Table) -> list[str]:
+    """What a mix may name, each as "kind/source"."""
+    pairs = pool.group_by(["kind", "source"]).aggregate([])
+    return sorted(f"{kind}/{source}" for kind, source in zip(*(pairs[n].to_pylist() for n in ("kind", "source")), strict=True))
+
+
+def _pick(free: int, count: int, seed: int, name: str) -> npt.NDArray[np.int64]:
+    """[count] places among `free`."""
     rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")])
+    picked = []
     while count > 0:
-        for at in rng.permutation(len(free))[:count]:
-            yield free[at]
-        count -= len(free)
+        picked.append(rng.permutation(free)[:count])
+        count -= free
+    return np.concatenate(picked) if picked else np.zeros(0, np.int64)

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from trainer.config import TrainConfig
 from trainer.data.batches import Samples, SampleStream, Validation
-from trainer.data.frames import Frames, fingerprint, look_of
-from trainer.data.manifest import Manifest, draw, index_root, shards_of, table_of, validation
+from trainer.data.frames import Frames, Look, look_of
+from trainer.data.indexed import counted_by, index_path, read_index, usable
+from trainer.data.manifest import SCHEMA, Manifest, draw, index_root, shards_of, table_of, validation
 from trainer.data.once import built_once
-from trainer.data.shards import DataError, read_sample
+from trainer.data.shards import DataError, fingerprint, read_meta
 from trainer.data.texts import Texts, loss_without_looking, tokenised
 from trainer.data.tokenizer import Tokenizer, load_tokenizer
 
@@ -31,6 +32,8 @@ class Data:
     manifest_hash: str
     eval_hash: str
     shards: Path
+    look: Look
+    """How pixels become the vision model's input."""
 
     def answers(self, rows: Sequence[int]) -> list[str]:
         """The validation set's gold answers."""
@@ -43,28 +46,28 @@ class Data:
     def target_cells(self, row: int) -> list[int] | None:
         """Per frame of a validation sample the patch that must be looked at (-1: none); None where the shard does not say."""
         entry = self.val.samples.manifest.entry(row)
-        cells = read_sample(self.shards / entry.shard, entry.offset, entry.length).meta.get("target_cells")
+        cells = read_meta(self.shards / entry.shard, entry.offset, entry.length).meta.get("target_cells")
         if cells is not None and len(cells) != entry.frames:
             raise DataError(f"{self.shards / entry.shard}: {entry.key}: {len(cells)} target_cells for {entry.frames} frames")
         return cells
 
 
-def open_data(config: TrainConfig, seed: int, cache: Path) -> Data:
+def open_data(config: TrainConfig, seed: int, cache: Path, normalised: bool = True) -> Data:
     """Everything a run reads. `seed` is the job's: it orders the samples; which samples is the study's (data.manifest_seed).
 
-    cache: folder shared by all jobs of a checkout. Raises DataError with what to change.
+    cache: folder shared by all jobs of a checkout. normalised: see `Samples`. Raises DataError with what to change.
     """
     root = Path(config.data.root)
-    shards = shards_of(root)
+    shards_of(root)
     tokenizer = load_tokenizer(config.model.language, cache)
     held_out = validation(root, config.eval.set)
-    drawn, train_texts = _drawn(config, root, shards, tokenizer, cache)
-    val_texts = tokenised(held_out, root / "shards", tokenizer, config.data.max_text_tokens, _texts_path(held_out, config, cache))
+    drawn, train_texts = training(config, tokenizer, cache)
+    val_texts = texts_of(held_out, config, tokenizer, cache)
     look = look_of(config.model.vision)
-    frames = Frames(root / "shards", look.size, cache)
+    frames = Frames(root / "shards", look.size, cache, left_out=index_path(root).exists())
 
     def samples(manifest: Manifest, texts: Texts) -> Samples:
-        return Samples(manifest, texts, frames, look, config, tokenizer.pad_id)
+        return Samples(manifest, texts, frames, look, config, tokenizer.pad_id, normalised)
 
     answer_only = config.train.loss == "text_ce_answer_only"
     return Data(
@@ -75,35 +78,54 @@ def open_data(config: TrainConfig, seed: int, cache: Path) -> Data:
         drawn.hash,
         held_out.hash,
         root / "shards",
+        look,
     )
 
 
-def _drawn(config: TrainConfig, root: Path, shards: list[Path], tokenizer: Tokenizer, cache: Path) -> tuple[Manifest, Texts]:
+def training(config: TrainConfig, tokenizer: Tokenizer, cache: Path) -> tuple[Manifest, Texts]:
     """The training manifest and its texts, from the cache when these shards were drawn from in this way before."""
+    root = Path(config.data.root)
+    shards = shards_of(root)
     sets = sorted((root / "manifests").glob("*.parquet"))
     said = [
         [fingerprint(path) for path in (*shards, *sets)],
         sorted(config.data.mix.items()),
         [config.train.samples, config.data.manifest_seed, config.data.repeat],
     ]
+    if index_path(root).exists():
+        said.append([fingerprint(index_path(root)), tokenizer.hash, config.data.max_text_tokens])
     name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
     path = cache / "manifests" / f"{name}.parquet"
-    if not path.exists():
-        held_out = [entry for file in sets for entry in validation(root, file.stem).entries()]
-        rows = draw(
-            index_root(root, cache),
-            held_out,
-            config.data.mix,
-            config.train.samples,
-            config.data.manifest_seed,
-            config.data.repeat,
-        )
-        built_once(path, lambda temporary: pq.write_table(table_of(rows), temporary))
+
+    def build(temporary: Path) -> None:
+        pool, data = pool_of(root, cache, tokenizer, config.data.max_text_tokens), config.data
+        rows = draw(pool, held_out_of(root), data.mix, config.train.samples, data.manifest_seed, data.repeat)
+        pq.write_table(rows, temporary)
+
+    built_once(path, build)
     manifest = Manifest(pq.read_table(path))
-    texts = tokenised(manifest, root / "shards", tokenizer, config.data.max_text_tokens, _texts_path(manifest, config, cache))
-    return Manifest(manifest.table.append_column("tokens", pa.array(texts.lengths()))), texts
+    texts = texts_of(manifest, config, tokenizer, cache)
+    return manifest.with_tokens(texts.lengths()), texts
 
 
-def _texts_path(manifest: Manifest, config: TrainConfig, cache: Path) -> Path:
+def pool_of(root: Path, cache: Path, tokenizer: Tokenizer, most_tokens: int) -> pa.Table:
+    """What manifests are drawn from: the good samples of the index, or without one every sample, as it stands in its shard.
+
+    Raises DataError for an index that does not fit its shards, and without one for the first sample that cannot be used.
+    """
+    if index_path(root).exists():
+        return usable(read_index(root), tokenizer.hash, counted_by(root), most_tokens).select(SCHEMA.names)
+    return table_of(index_root(root, cache))
+
+
+def held_out_of(root: Path) -> pa.Table:
+    """The samples of all validation sets."""
+    sets = [validation(root, file.stem).table.select(SCHEMA.names) for file in sorted((root / "manifests").glob("*.parquet"))]
+    return pa.concat_tables(sets) if sets else SCHEMA.empty_table()
+
+
+def texts_of(manifest: Manifest, config: TrainConfig, tokenizer: Tokenizer, cache: Path) -> Texts:
+    """A manifest's texts as tokens, from the cache when they have been tokenised before."""
     name = hashlib.sha256(config.model.language.encode()).hexdigest()[:8]
-    return cache / "texts" / f"{manifest.hash}-{name}-{config.data.max_text_tokens}"
+    target = cache / "texts" / f"{manifest.hash}-{name}-{config.data.max_text_tokens}"
+    return tokenised(manifest, Path(config.data.root) / "shards", tokenizer, config.data.max_text_tokens, target)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from trainer.data.manifest import Manifest
+from trainer.data.manifest import Manifest, entries
 from trainer.data.once import built_once
-from trainer.data.shards import DataError, read_sample
-from trainer.data.tokenizer import Tokenizer
+from trainer.data.shards import DataError, read_meta
+from trainer.data.tokenizer import Tokenizer, open_tokenizer
 
 
 class Texts:
@@ -48,23 +53,68 @@ def tokenised(manifest: Manifest, shards: Path, tokenizer: Tokenizer, most: int,
 
 
 def _write(manifest: Manifest, shards: Path, tokenizer: Tokenizer, most: int, folder: Path) -> None:
+    """Rows are read in the order of the shards, many of them in several processes: the files do not depend on how many."""
+    order = manifest.places()
+    parts = [order[first : first + PART_ROWS] for first in range(0, len(order), PART_ROWS)]
+    work = [Work(manifest.table.take(part), shards, tokenizer.name, tokenizer.folder, most) for part in parts]
+    workers = min(len(os.sched_getaffinity(0)), len(work))
+    if workers > 1:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            done = list(pool.map(_elsewhere, work))
+    else:
+        done = [_tokenised(piece, tokenizer) for piece in work]
+    lengths = np.zeros(len(manifest), np.int64)
+    lengths[order] = np.concatenate([its for its, _, _ in done])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    ids, answer = np.zeros(starts[-1], np.int32), np.zeros(starts[-1], bool)
+    for part, (its, its_ids, its_answer) in zip(parts, done, strict=True):
+        ends = np.cumsum(its)
+        for row, length, end in zip(part, its, ends, strict=True):
+            ids[starts[row] : starts[row + 1]] = its_ids[end - length : end]
+            answer[starts[row] : starts[row + 1]] = its_answer[end - length : end]
+    folder.mkdir()
+    np.save(folder / "starts.npy", starts)
+    np.save(folder / "ids.npy", ids)
+    np.save(folder / "answer.npy", answer)
+
+
+PART_ROWS = 20_000
+"""Rows that one process tokenises at a time: about a quarter of a minute."""
+Tokenised = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.bool_]]
+"""(tokens of each row, ids of all, which of them are answers)"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows to tokenise, as they travel to another process."""
+
+    rows: pa.Table
+    shards: Path
+    name: str
+    folder: str
+    most: int
+
+
+def _elsewhere(work: Work) -> Tokenised:
+    return _tokenised(work, open_tokenizer(work.name, work.folder))
+
+
+def _tokenised(work: Work, tokenizer: Tokenizer) -> Tokenised:
     ids: list[npt.NDArray[np.int32]] = []
     answers: list[npt.NDArray[np.bool_]] = []
-    for row in range(len(manifest)):
-        entry = manifest.entry(row)
-        path = shards / entry.shard
+    for entry in entries(work.rows):
+        path = work.shards / entry.shard
         try:
-            tokens, answer = tokenizer.sample(read_sample(path, entry.offset, entry.length), entry.source, entry.kind)
+            tokens, answer = tokenizer.sample(read_meta(path, entry.offset, entry.length), entry.source, entry.kind)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-        if not any(answer[:most]):
-            raise DataError(f"{path}: {entry.key}: no token of its answer is among the first {most}; raise data.max_text_tokens")
-        ids.append(np.array(tokens[:most], np.int32))
-        answers.append(np.array(answer[:most], bool))
-    folder.mkdir()
-    np.save(folder / "starts.npy", np.cumsum([0, *(len(tokens) for tokens in ids)], dtype=np.int64))
-    np.save(folder / "ids.npy", np.concatenate(ids))
-    np.save(folder / "answer.npy", np.concatenate(answers))
+        if not any(answer[: work.most]):
+            raise DataError(
+                f"{path}: {entry.key}: no token of its answer is among the first {work.most}; raise data.max_text_tokens"
+            )
+        ids.append(np.array(tokens[: work.most], np.int32))
+        answers.append(np.array(answer[: work.most], bool))
+    return np.array([len(its) for its in ids], np.int64), np.concatenate(ids), np.concatenate(answers)
 
 
 def loss_without_looking(

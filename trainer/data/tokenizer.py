@@ -6,7 +6,9 @@ The tiny study's word-level tokenizer is written in the same layout as a real on
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from transformers import AutoTokenizer
 
 from trainer.data.once import built_once
 from trainer.data.relay_texts import BOS, CHAT_TEMPLATE, EOS, NUMBER, PAD, SPECIAL
-from trainer.data.shards import DataError, Kind, Sample
+from trainer.data.shards import DataError, Kind, Sample, short
+from trainer.weights import local_folder
 
 SYSTEM_PROMPT = "You are a helpful AI assistant."
 PROMPTS: Mapping[str, str] = {
@@ -32,12 +35,20 @@ TINY = "tiny/llama"
 class Tokenizer:
     """A Hugging Face tokenizer with a chat template."""
 
-    def __init__(self, name: str, loaded: Any) -> None:
-        self.name = name
+    def __init__(self, name: str, folder: str, loaded: Any) -> None:
+        self.name, self.folder = name, folder
         self._loaded = loaded
         self.eos_id: int = loaded.eos_token_id
         self.pad_id: int = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
         self.size: int = len(loaded)
+        self.marks: tuple[str, ...] = tuple(loaded.all_special_tokens)
+        """Words that mean something to the chat template; text that holds one would be misread."""
+
+    @cached_property
+    def hash(self) -> str:
+        """Of its vocabulary and chat template: 16 hex digits, the same for a folder and a hub name."""
+        said = [sorted(self._loaded.get_vocab().items()), self._loaded.chat_template, SYSTEM_PROMPT]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._loaded.encode(text, add_special_tokens=False)
@@ -66,8 +77,10 @@ class Tokenizer:
             return self._ready(sample)
         answer = next(meta[name] for name in ("assistant", "caption", "chosen_assistant") if name in meta)
         user = meta.get("user") or PROMPTS.get(source, KIND_PROMPTS[kind])
-        if not isinstance(user, str) or not isinstance(answer, str) or not answer:
-            raise DataError(f"{sample.key}: user {user!r} and answer {answer!r} must be texts, and the answer not empty")
+        if not is_text(user) or not is_text(answer) or not answer:
+            raise DataError(
+                f"{sample.key}: user {short(user)} and answer {short(answer)} must be texts, and the answer not empty"
+            )
         return self.chat(user, answer)
 
     def _ready(self, sample: Sample) -> tuple[list[int], list[bool]]:
@@ -85,14 +98,29 @@ class Tokenizer:
         return self.encode(text)
 
 
+def is_text(value: object) -> bool:
+    """Half a surrogate pair is a character in JSON and none in UTF-8."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def load_tokenizer(language: str, cache: Path) -> Tokenizer:
     """The tokenizer of a language model: "tiny/llama…" (made here), a folder, or a hub name.
 
     Raises DataError when it cannot be had or has no chat template.
     """
-    folder = str(tiny_tokenizer(cache)) if language.startswith(TINY) else language
+    folder = tiny_tokenizer(cache) if language.startswith(TINY) else local_folder(language) or Path(language)
+    return open_tokenizer(language, str(folder))
+
+
+def open_tokenizer(language: str, folder: str) -> Tokenizer:
+    """The tokenizer of a language model from its folder; `load_tokenizer` says what it raises."""
     try:
-        loaded = AutoTokenizer.from_pretrained(folder)
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataError(
             f"model.language = {language!r}: no tokenizer there ({str(error).splitlines()[0]}); "
@@ -100,7 +128,7 @@ def load_tokenizer(language: str, cache: Path) -> Tokenizer:
         ) from error
     if not loaded.chat_template:
         raise DataError(f"model.language = {language!r}: its tokenizer has no chat template; use an instruction-tuned model's")
-    return Tokenizer(language, loaded)
+    return Tokenizer(language, folder, loaded)
 
 
 def tiny_tokenizer(cache: Path) -> Path:

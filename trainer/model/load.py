@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
@@ -26,6 +25,7 @@ from trainer.data.tiny import Backbone, tiny_backbone
 from trainer.model.foveated import Foveated
 from trainer.model.multi_token import MultiToken
 from trainer.model.vision_language import VisionLanguageModel
+from trainer.weights import local_folder
 
 QUERY_STD = 1.0
 """Initial scale of the learned queries; 0.02 kills the mechanism (all looks stay uniform)."""
@@ -86,12 +86,9 @@ def weights_folder(place: str, name: str, cache: Path) -> Path:
         if name not in kinds:
             raise ConfigError(f"{place} = {name!r}: there is no such tiny model; there are {', '.join(kinds)}")
         return tiny_backbone(kinds[name], cache)
-    for folder in (Path(name), Path("weights") / name):
-        if (folder / "config.json").is_file():
-            return _whole(place, name, folder)
-    cached = try_to_load_from_cache(name, "config.json") if name.count("/") == 1 and not name.startswith((".", "/")) else None
-    if isinstance(cached, str):
-        return _whole(place, name, Path(cached).parent)
+    folder = local_folder(name)
+    if folder is not None:
+        return _whole(place, name, folder)
     raise ConfigError(
         f"{place} = {name!r}: no such weights; looked for config.json in {name}/, in weights/{name}/ and in the Hugging Face "
         f"cache. Download them where there is a network: hf download {name} --local-dir weights/{name}"

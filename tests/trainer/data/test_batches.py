@@ -1,5 +1,6 @@
 """Batches are the seed's alone, and hold what the manifest says."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 
 from trainer.config import TrainConfig
+from trainer.data import frames as frames_file
 from trainer.data.batches import Batch, SampleStream, stream_seed
 from trainer.data.open import Data, open_data
+from trainer.data.shards import DataError
 
 
 @pytest.fixture
@@ -124,3 +127,26 @@ def test_the_validation_set_comes_once_in_its_order(data: Data) -> None:
 def test_a_prompt_ends_where_the_answer_begins(data: Data) -> None:
     assert data.tokenizer.decode(data.val.prompt(0)) == "what digits do cues point at ?"
     assert data.tokenizer.decode(data.val.prompt(data.val.rows("image")[0])) == "what digit matches the cue ?"
+
+
+def test_frames_as_decoded_are_normalised_to_the_same_floats(config: TrainConfig, world: tuple[Path, Path]) -> None:
+    floats, raw = open_data(config, 42, world[1]), open_data(config, 42, world[1], normalised=False)
+    rows = floats.train.global_batch(0)
+    pixels = raw.train.load(rows).frames
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(raw.look.normalised(pixels), floats.train.load(rows).frames)
+
+
+def test_a_sample_that_fails_in_a_loaders_process_is_told_by_shard_and_key(
+    config: TrainConfig, world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world[0], tmp_path / "data")
+    monkeypatch.setattr(frames_file, "MOST_CACHED_BYTES", 1)
+    data = open_data(replace(config, data=replace(config.data, root=str(tmp_path / "data"))), 42, tmp_path / "cache")
+    entry = data.train.samples.manifest.entry(first(data, "video"))
+    shard = tmp_path / "data" / "shards" / entry.shard
+    content = bytearray(shard.read_bytes())
+    content[entry.offset + 2048 : entry.offset + entry.length - 1024] = bytes(entry.length - 3072)
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{shard}: .*"):
+        list(data.train.loaded([data.train.global_batch(step) for step in range(5)], workers=2))

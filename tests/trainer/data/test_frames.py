@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from trainer.data import frames as frames_file
-from trainer.data.frames import DINOV2, RELAY, Frames, Look, decode, look_of, shown
+from trainer.data.frames import DINOV2, RELAY, Frames, Look, look_of, shown
 from trainer.data.manifest import index_root
+from trainer.data.pictures import decode
 from trainer.data.shards import DataError
 
 

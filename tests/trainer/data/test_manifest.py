@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.manifest import Manifest, draw, index_root, table_of, validation, write_manifest
+from trainer.data.manifest import Manifest, entries, index_root, table_of, validation, write_manifest
+from trainer.data.manifest import draw as draw_table
 from trainer.data.shards import DataError, Entry, Sample, write_shard
 
 
@@ -14,6 +15,12 @@ def entry(source: str, key: str, content: str = "", kind: str = "image") -> Entr
 
 
 POOL = [entry("a", str(i)) for i in range(50)] + [entry("b", str(i)) for i in range(30)]
+
+
+def draw(
+    pool: list[Entry], held_out: list[Entry], mix: dict[str, float], samples: int, seed: int, repeat: bool = False
+) -> list[Entry]:
+    return entries(draw_table(table_of(pool), table_of(held_out), mix, samples, seed, repeat))
 
 
 def keys(drawn: list[Entry]) -> list[tuple[str, str]]:

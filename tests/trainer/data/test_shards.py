@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trainer.data.shards import DataError, Sample, index, read_sample, write_shard
+from trainer.data.shards import MOST_JSON_DEPTH, MOST_MEMBERS, DataError, Sample, index, read_meta, read_sample, write_shard
 
 JPEG = b"not really a picture"
 CHAT = {"user": "what ?", "assistant": "this", "source": "made"}
@@ -83,6 +83,17 @@ def test_the_content_hash_ignores_key_and_place_but_not_text_or_pictures(tmp_pat
             "x: has no x.json; every sample needs one",
         ),
         ([("x.json", b" " * (4 * 2**20 + 1))], "x: x.json has 4194305 bytes; at most 4194304 are read"),
+        ([("x.json", b" "), ("x.jpg", b" " * (32 * 2**20 + 1))], "x: x.jpg has 33554433 bytes; at most 33554432 are read"),
+        ([("x.json", b"[" * 100_000)], f"x: x.json is nested deeper than {MOST_JSON_DEPTH}"),
+        ([("x.json", b'{"assistant": ' * 40 + b"1" + b"}" * 40)], f"x: x.json is nested deeper than {MOST_JSON_DEPTH}"),
+        ([("x.json", b'{"assistant": ' + b"9" * 5000 + b"}")], "x: x.json is not JSON (Exceeds the limit"),
+        ([("x.json", said(CHAT).decode().encode("utf-16"))], "x: x.json is not JSON ('utf-8' codec can't decode"),
+        ([("x.json", said(CHAT)), ("x.json", said(CHAT))], "x: x.json is there twice"),
+        ([("x.json", said(CHAT | {"frame_count": 7}))], "x: frame_count is 7, but the shard has 0 pictures of it"),
+        ([("x.json", said(CHAT | {"source": "s" * 2000}))], "x: source is 'sss"),
+        ([("k" * 1001 + ".json", said(CHAT))], "'kkk"),
+        ([(".json", said(CHAT))], "'' at byte 0 is no key: UTF-8 of 1 to 1000 characters is"),
+        ([(f"x.{i}.txt", b"") for i in range(MOST_MEMBERS + 5)], f"x: {(MOST_MEMBERS + 5) * 512} bytes and 1101 files or more"),
     ],
 )
 def test_a_bad_sample_is_told_by_shard_and_key(tmp_path: Path, members: list[tuple[str, bytes]], message: str) -> None:
@@ -113,3 +124,46 @@ def test_a_shard_that_was_cut_is_told(tmp_path: Path) -> None:
         DataError, match=f"has no {entry.length} bytes at 0; the shard is shorter than when its manifest was drawn"
     ):
         read_sample(path, entry.offset, entry.length)
+
+
+def test_brackets_in_texts_are_not_depth(tmp_path: Path) -> None:
+    chat = CHAT | {"assistant": "[" * 500 + '\\" { ' * 500}
+    path = tar_of(tmp_path / "a.tar", [("x.json", said(chat))])
+    (entry,) = index(path)
+    assert read_sample(path, entry.offset, entry.length).meta == chat
+
+
+def test_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.tar"
+    write_shard(path, [(Sample("kkk", "text", CHAT, ()), ".jpg")])
+    content = bytearray(path.read_bytes())
+    content[0:3] = b"\xff\xfe\xfd"
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"bad.tar: '\\udcff\\udcfe\\udcfd' at byte 0 is no key"):
+        list(index(path))
+
+
+def test_a_samples_text_is_read_without_its_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_shard(path, [(Sample(key, "video", CHAT | {"frame_count": 2}, (JPEG, JPEG)), ".jpg") for key in ("a", "b")])
+    _, entry = index(path)
+    whole, text = read_sample(path, entry.offset, entry.length), read_meta(path, entry.offset, entry.length)
+    assert (text.key, text.kind, text.meta) == (whole.key, whole.kind, whole.meta)
+    assert text.pictures == (b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("meta", "form"),
+    [
+        (CHAT, "chat"),
+        ({"caption": "a cat"}, "caption"),
+        ({"token_ids": [1], "loss_mask": [1], "caption": "a cat"}, "tokens"),
+        ({"user": "?", "chosen_assistant": "yes", "rejected_assistant": "no"}, "preference"),
+    ],
+)
+def test_a_sample_says_its_form(tmp_path: Path, meta: dict[str, Any], form: str) -> None:
+    path = tar_of(tmp_path / "a.tar", [("x.json", said(meta))])
+    (entry,) = index(path)
+    assert read_sample(path, entry.offset, entry.length).form == form

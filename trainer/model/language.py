@@ -1,0 +1,76 @@
+"""The language model, read by hand: what `LlamaModel` computes, on tokens without padding and without waiting for the device.
+
+W tokens of all sequences together, B sequences, C columns (the longest sequence), L width, H query heads, G key heads, d = head.
+
+Linear maps, norms and activations see the W tokens alone; only attention sees the padded [B, C]. Causal attention makes right
+padding harmless: nothing before it sees it. The public walk is `LlamaModel.forward`; ours computes the same (tested).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaForCausalLM
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where W tokens stand in [B, C]: sequence after sequence, each from its first token on."""
+
+    column: Tensor
+    """[W] the token's place in its sequence."""
+    flat: Tensor
+    """[W] the same as an index into [B*C]."""
+    shape: tuple[int, int]
+    """(B, C)."""
+
+    @property
+    def full(self) -> bool:
+        """No padding: tokens lie in [B, C] as they are."""
+        return self.flat.numel() == self.shape[0] * self.shape[1]
+
+
+def read(llm: LlamaForCausalLM, tokens: Tensor, places: Places) -> Tensor:
+    """tokens: [W, L] embeddings in the order of `places` -> hidden states after the final norm [W, L]."""
+    model = llm.model
+    columns = torch.arange(places.shape[1], device=tokens.device)[None]
+    rotations = [table[0].index_select(0, places.column)[:, None] for table in model.rotary_emb(tokens, columns)]  # [W, 1, d]
+    hidden = tokens
+    for layer in model.layers:
+        hidden = _through(layer, hidden, rotations, places)
+    normed: Tensor = model.norm(hidden)
+    return normed
+
+
+def _through(layer: LlamaDecoderLayer, hidden: Tensor, rotations: list[Tensor], places: Places) -> Tensor:
+    """hidden: [W, L] -> the same, after one layer."""
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden)
+    projected = (attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed))
+    query, key, value = (x.view(len(hidden), -1, attention.head_dim) for x in projected)  # [W, H, d], [W, G, d], [W, G, d]
+    query, key = _turned(query, *rotations), _turned(key, *rotations)
+    hidden = hidden + attention.o_proj(_attend(query, key, value.to(query.dtype), places))
+    result: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return result
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position: x [W, heads, d], cos and sin [W, 1, d]."""
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, places: Places) -> Tensor:
+    """[W, H, d], [W, G, d], [W, G, d] -> causal attention within each sequence, [W, H*d]."""
+    heads, grouped = query.shape[1], query.shape[1] != key.shape[1]
+    joined = torch.cat((query, key, value), 1).flatten(1)  # [W, (H+2G)*d]
+    rows = joined if places.full else joined.new_zeros(places.shape[0] * places.shape[1], joined.shape[1])
+    rows = rows if places.full else rows.index_copy(0, places.flat, joined)
+    padded = rows.view(*places.shape, -1, query.shape[-1]).transpose(1, 2)  # [B, H+2G, C, d]
+    parts = padded.split((heads, key.shape[1], key.shape[1]), 1)
+    seen = F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=grouped)  # [B, H, C, d]
+    seen = seen.transpose(1, 2).reshape(places.shape[0] * places.shape[1], -1)
+    return seen if places.full else seen.index_select(0, places.flat)
