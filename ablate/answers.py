@@ -25,6 +25,7 @@ from ablate.freeze import take_text
 from ablate.plan import FAILURE, LOST_GPU_S, STARTABLE, Plan, PlannedJob, needed_jobs
 from ablate.plan_diff import plan_diff
 from ablate.provenance import code_hash
+from ablate.snapshot import snapshots
 from ablate.stale import find_stale
 from ablate.study import ENDED, JobState, Line, Settings, Study, Sweep, UserError, nested, runs_of_sweep
 from db.records import AttemptRecord, DecisionRecord, LockRecord
@@ -80,7 +81,8 @@ def plan_changes(desk: Desk, old: Study) -> Answer:
     coming = [job for job in after.jobs if not is_maybe(job)]
     coming_before = [job for job in before.jobs if not is_maybe(job)]
     left = sum(job.gpus * books.left(job) for job in coming)
-    left_before = sum(job.gpus * Books(replace(desk, study=old)).left(job) for job in coming_before)
+    books_before = Books(replace(desk, study=old))
+    left_before = sum(job.gpus * books_before.left(job) for job in coming_before)
     sunk = sum(books.booked(job) for job in lost)
     return plain(
         {
@@ -111,6 +113,8 @@ class Books:
         self.study = desk.study
         self.attempts = desk.store.attempts()
         self.measured = measured_hours(desk)
+        taken = snapshots(desk)
+        self.code_to_come = taken[-1].hash if taken else ""
         self._names: dict[tuple[str, ...], str] = {}
 
     def tried(self, job: PlannedJob) -> tuple[AttemptRecord, ...]:
@@ -161,8 +165,14 @@ class Books:
             "gpu_hours": gpu_hours,
             "cost": gpu_hours * self.study.usd_per_gpu_hour,
             "attempts": job.attempt,
+            "code_hash": self.code(job),
             "added": job.added,
         }
+
+    def code(self, job: PlannedJob) -> str:
+        """Hash of the trainer's code it was, or will be, trained with; "" while none was taken."""
+        tried = self.tried(job)
+        return tried[-1].code_hash if tried and job.state in (*ENDED, "running") else self.code_to_come
 
     def totals(self, planned: Plan, jobs: Sequence[PlannedJob], gpus: int | None) -> Answer:
         """Of `jobs`; needs outside of them count as met."""
@@ -214,11 +224,19 @@ def _notes(desk: Desk, planned: Plan, books: Books) -> list[str]:
         today = code_hash(desk.study)
     except UserError as error:  # a study may be planned where its trainer is not
         return [str(error)]
-    ended = [job for job in planned.jobs if job.state in ENDED]
-    other = [job.id for job in ended if books.tried(job)[-1].code_hash not in ("", today)]
-    if other:
+    taken = snapshots(desk)
+    holds = taken[-1].hash if taken else today
+    if holds != today:
         notes.append(
-            f"{_some(other)} {_were(other)} trained with other trainer code than today's: "
+            f"the trainer has changed since {taken[-1].at}: coming jobs run the code of then ({holds}); for that of today: "
+            f"{command(desk, 'launch', '--new-code', '--because', '…')}"
+        )
+    ended = [job for job in planned.jobs if job.state in ENDED]
+    other = [job.id for job in ended if books.tried(job)[-1].code_hash not in ("", holds)]
+    if other:
+        whose = "that of coming jobs" if taken else "today's"
+        notes.append(
+            f"{_some(other)} {_were(other)} trained with other trainer code than {whose}: "
             "comparisons of old with new jobs will be refused as unfair"
         )
     if planned.orphans:
@@ -239,6 +257,8 @@ def _next_after_plan(desk: Desk, planned: Plan, shown: Sequence[PlannedJob], blo
     failed = next((job for job in shown if job.state == "failed"), None)
     if failed:
         return command(desk, "logs", at(failed))
+    if any(job.stale for job in shown):
+        return command(desk, "launch", "--redo-stale")
     if any(job.state == "waiting" and not is_maybe(job) for job in shown):
         return command(desk, "launch")
     return command(desk, "lock" if planned.jobs else "init")

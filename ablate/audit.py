@@ -26,7 +26,7 @@ from ablate.confirm import judge
 from ablate.cost import hours_of
 from ablate.decide import STOP, decide_sweep
 from ablate.desk import Desk, measured_hours
-from ablate.evidence import job_results
+from ablate.evidence import edits_since_frozen, job_results, trained_runs, undeclared_looks
 from ablate.folders import read_json_table
 from ablate.freeze import content_hash, tree_hash
 from ablate.lock import CONFIRMATION, NotYet, make_lock
@@ -112,6 +112,8 @@ def again_from(desk: Desk, record: DecisionRecord, keys: Collection[str]) -> Dec
         its_start,
         now=record.at,
         hours_of=lambda run: hours_of(study, run, hours)[0],
+        undeclared=undeclared_looks(desk),
+        edits=edits_since_frozen(desk),
     )
     return next(made for made in answer.decisions if made.name == record.name)
 
@@ -259,8 +261,7 @@ def _examine_lock(desk: Desk, held: LockRecord, found: Sequence[Finding]) -> Fin
         changed = [name for name in fields if written.get(name) != _plain(getattr(held, name))]
         if changed:
             problems.append(f"its row in the database is not what {desk.folders.lock.name} says: {', '.join(changed)}")
-    trained = {job.run: job.settings for job in desk.plan().jobs if job.settings is not None and job.state == "done"}
-    made = make_lock(desk.study, desk.store.decisions(), trained, Plan((), {}, {}, ()), held.at)
+    made = make_lock(desk.study, desk.store.decisions(), trained_runs(desk.plan()), Plan((), {}, {}, ()), held.at)
     if isinstance(made, NotYet):
         return Finding(LOCK, "fell", (*problems, *made.reasons), held, None)
     problems += [

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 from ablate import folders as names
 from ablate.folders import BrokenFileError, Folders, read_json, read_json_table, studies_under, write_json, write_new_json
+from ablate.gang import STOP_FILE
 from ablate.study import UserError
 from db.records import AttemptRecord, AttemptState, DecisionRecord, DeviationRecord, FrozenRecord, JobRecord, LockRecord, Point
 from db.store import Batch, Store
@@ -45,6 +46,29 @@ class Reading:
     """Lines of another attempt; left out."""
 
 
+def fence(folder: Path, at: str, metrics_bytes: int) -> None:
+    """Give an attempt up for good: its ranks end as soon as they see this, and later metrics count for nothing.
+
+    metrics_bytes: of metrics.jsonl, what counts.
+    """
+    asked = _stop_file(folder)
+    write_json(folder / STOP_FILE, {"by": "launch", **asked, "at": at, "fenced": True, "metrics_bytes": metrics_bytes})
+
+
+def _counts_until(folder: Path) -> int | None:
+    """Bytes of an attempt's metrics that count; None: all."""
+    asked = _stop_file(folder)
+    end = asked.get("metrics_bytes")
+    return end if asked.get("fenced") and type(end) is int else None
+
+
+def _stop_file(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json_table(folder / STOP_FILE)
+    except (FileNotFoundError, BrokenFileError):
+        return {}
+
+
 def read_points(folder: Path, job: str, attempt: int, offset: int = 0, at_once: int = READ_AT_ONCE) -> Reading:
     """The points after `offset`, whole lines only: a torn last line is left for the next time.
 
@@ -59,9 +83,10 @@ def read_points(folder: Path, job: str, attempt: int, offset: int = 0, at_once: 
     with path.open("rb") as file:
         at = offset if offset <= path.stat().st_size else 0
         until = at + at_once
+        end = _counts_until(folder)
         file.seek(at)
         for line in file:
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") or (end is not None and at + len(line) > end):
                 break
             found = _points_of(line, job, attempt)
             if found is None:

@@ -48,7 +48,7 @@ def claim(study: Study, decisions: Mapping[str, DecisionRecord]) -> Claim:
     """What the lock promises: `better` if a decision it rests on was taken by a line that asks for it."""
     for record in decisions.values():
         tree = study.trees.get(record.name)
-        if tree is None or not record.sets:
+        if tree is None or not _adopted(study, record):
             continue
         for line in tree.lines:
             asked = [atom for atom in atoms(line.condition) if isinstance(atom, Compared) and atom.verdict == "better"]
@@ -102,8 +102,13 @@ def unfinished(plan: Plan) -> tuple[str, ...]:
 
 def suspects(study: Study, decisions: Mapping[str, DecisionRecord]) -> tuple[Suspect, ...]:
     """The decisions that changed something, the one with the weakest evidence first."""
-    found = [_suspect(study, record) for record in decisions.values() if record.sets and record.name in study.trees]
+    found = [_suspect(study, record) for record in decisions.values() if record.name in study.trees and _adopted(study, record)]
     return tuple(sorted(found, key=lambda one: -one.p))
+
+
+def _adopted(study: Study, record: DecisionRecord) -> bool:
+    """Whether a decision made the lock another config than the baseline."""
+    return any(study.settings.get(name) != value for name, value in record.sets.items())
 
 
 def _comparison(

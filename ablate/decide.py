@@ -81,6 +81,7 @@ def decide_sweep(
     now: str,
     hours_of: Callable[[str], float],
     undeclared: Mapping[str, str] | None = None,
+    edits: Mapping[str, str] | None = None,
 ) -> SweepAnswer:
     """Evaluate the trees and learn lines of a sweep.
 
@@ -90,8 +91,9 @@ def decide_sweep(
     its_start: row -> the run it is compared with by `its start`; absent while that is not known.
     hours_of:  run -> wall hours of one of its jobs.
     undeclared: run -> why whatever is said of it is exploratory (looks.undeclared).
+    edits:     what was changed since it was frozen (freeze.changes) -> why; told beside every comparison it touches.
     """
-    facts = _Facts(study, sweep, results, earlier, its_start, undeclared or {})
+    facts = _Facts(study, sweep, results, earlier, its_start, undeclared or {}, edits or {})
     skip = evaluate(sweep.skip.condition, facts.took) if sweep.skip else False
     if sweep.skip and skip is not False:
         record = _skipped if skip else _undecided
@@ -192,6 +194,8 @@ class _Facts:
     its_start: Mapping[str, str]
     undeclared: Mapping[str, str] = field(default_factory=dict)
     """Run -> why a verdict on it is exploratory."""
+    edits: Mapping[str, str] = field(default_factory=dict)
+    """What was changed since it was frozen -> why."""
     look: int = 1
     """The declared look that is judged."""
     pools: dict[str, Pool] = field(default_factory=dict)
@@ -205,11 +209,14 @@ class _Facts:
         """The two-sided level at this look, when all looks together may spend `alpha`."""
         return level_at(alpha, self.look, self.study.looks, self.study.spending)
 
-    def labels(self, *runs: str) -> tuple[str, ...]:
+    def labels(self, metric: str, *runs: str) -> tuple[str, ...]:
         """What a reader must know of a comparison of these runs."""
         looks = self.study.looks
         look = (f"look {self.look} of {len(looks)} ({looks[self.look - 1]} seeds per run)",) if len(looks) > 1 else ()
-        return (*look, *(f"exploratory: {self.undeclared[run]}" for run in map(self.name, runs) if run in self.undeclared))
+        names = [self.name(run) for run in runs]
+        touching = (f"metrics.{metric}.", "wrong_adoptions ", f"sweeps.{self.sweep.name}.", *(f"seeds.{run} " for run in names))
+        deviates = [f"deviates: {edit} (reason: {why})" for edit, why in self.edits.items() if edit.startswith(touching)]
+        return (*look, *(f"exploratory: {self.undeclared[run]}" for run in names if run in self.undeclared), *deviates)
 
     def name(self, run: str) -> str:
         return self.study.aliases.get(run, run)
@@ -267,7 +274,7 @@ class _Facts:
         if isinstance(atom, Within):
             metric, pool = self.study.metrics[atom.metric], self.pool(atom.metric)
             made = within(metric, self.scores(atom.run, atom.metric), atom.distance, atom.of, pool, self._equivalence)
-            return replace(made, labels=self.labels(atom.run))
+            return replace(made, labels=self.labels(atom.metric, atom.run))
         return self.pair(runs[0], runs[1], atom.metric, alpha)
 
     def pair(self, a: str, b: str, metric: str, alpha: float) -> Comparison:
@@ -276,7 +283,7 @@ class _Facts:
         refused = refusal(self.study, self.its_start, a, b)
         left, right = self.scores(a, metric), self.scores(b, metric)
         made = compare(self.study.metrics[metric], left, right, self.pool(metric), alpha, self._equivalence, checks, refused)
-        return replace(made, labels=self.labels(a, b))
+        return replace(made, labels=self.labels(metric, a, b))
 
     @property
     def _equivalence(self) -> float:

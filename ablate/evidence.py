@@ -17,7 +17,7 @@ from ablate.freeze import changes, content_hash, frozen_content
 from ablate.lock import CONFIRMATION, NotYet, make_lock, same_lock, standing
 from ablate.looks import Settling, settling, undeclared
 from ablate.plan import LOOK_OF, Plan, PlannedJob, asked_for, is_made
-from ablate.study import LOCKED, JobResult, Sweep, UserError
+from ablate.study import LOCKED, JobResult, Settings, Sweep, UserError
 from db.records import AttemptRecord, DecisionRecord, DeviationRecord, FrozenRecord, LockRecord
 
 
@@ -77,6 +77,7 @@ def decide(desk: Desk, now: str, sweeps: tuple[str, ...] = (), *, keep_standing:
             now=now,
             hours_of=_hours(desk, hours),
             undeclared=undeclared_looks(desk),
+            edits=edits_since_frozen(desk),
         )
         for decision in answer.decisions:
             old = current.get(decision.name)
@@ -92,6 +93,16 @@ def undeclared_looks(desk: Desk) -> dict[str, str]:
     """Run -> why what is said of it is exploratory; nothing before the first launch, which freezes the seeds."""
     frozen = desk.store.frozen()
     return undeclared(desk.study, frozen.content.get("seeds", {})) if frozen else {}
+
+
+def edits_since_frozen(desk: Desk) -> dict[str, str]:
+    """What the file says otherwise than when it was frozen -> the reason given."""
+    frozen = desk.store.frozen()
+    if frozen is None:
+        return {}
+    now = frozen_content(desk.study)
+    reasons = {deviation.hash: deviation.because for deviation in desk.store.deviations()}
+    return dict.fromkeys(changes(frozen.content, now), reasons.get(content_hash(now), "none given yet"))
 
 
 def to_settle(desk: Desk, sweep: Sweep) -> Settling:
@@ -147,8 +158,7 @@ def record(desk: Desk, decision: DecisionRecord) -> DecisionRecord:
 def lock(desk: Desk, now: str) -> LockRecord | NotYet:
     """The lock as it follows from today's decisions; recorded when it is new."""
     plan = desk.plan()
-    trained = {job.run: job.settings for job in plan.jobs if job.settings is not None and job.state == "done"}
-    made = make_lock(desk.study, desk.store.decisions(), trained, plan, now)
+    made = make_lock(desk.study, desk.store.decisions(), trained_runs(plan), plan, now)
     if isinstance(made, NotYet):
         return made
     old = desk.store.lock()
@@ -156,6 +166,12 @@ def lock(desk: Desk, now: str) -> LockRecord | NotYet:
         return old
     collect.record_lock(desk.store, desk.folders, made)
     return made
+
+
+def trained_runs(plan: Plan) -> dict[str, Settings]:
+    """Run -> resolved settings, of every run with a finished job; the lock's own confirmation does not count as one."""
+    done = [job for job in plan.jobs if job.state == "done" and not job.confirms]
+    return {job.run: job.settings for job in done if job.settings is not None}
 
 
 def confirm(desk: Desk, now: str) -> DecisionRecord | None:

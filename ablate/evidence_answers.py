@@ -15,7 +15,8 @@ from ablate.answers import Answer, command, plain
 from ablate.audit import Finding, audit, examine
 from ablate.compare import PAIRING_LEVEL, as_json
 from ablate.desk import Desk
-from ablate.pairs import BY_HAND, compare_two
+from ablate.pairs import BY_HAND, compare_two, sample_evidence
+from ablate.plan import Plan
 from ablate.samples import SampleEvidence
 from db.records import DecisionRecord, LockRecord
 
@@ -93,8 +94,8 @@ def explained(desk: Desk, sweeps: Sequence[str]) -> Answer:
     """The decisions of these sweeps (none named: all) taken again from the rows, with all behind each; nothing is recorded."""
     trees = [name for name, tree in desk.study.trees.items() if not sweeps or tree.sweep in sweeps]
     standing = desk.store.decisions()
-    found = [examine(desk, standing[name]) for name in trees if name in standing]
-    shown = [_finding(one) | {"comparisons": _behind(one)} for one in found]
+    found, plan = [examine(desk, standing[name]) for name in trees if name in standing], desk.plan()
+    shown = [_finding(one) | {"comparisons": _behind(desk, plan, one)} for one in found]
     used = [comparison for one in shown for comparison in one["comparisons"]]
     return plain(
         {
@@ -152,11 +153,17 @@ def _finding(one: Finding) -> Answer:
     }
 
 
-def _behind(one: Finding) -> list[Answer]:
+def _behind(desk: Desk, plan: Plan, one: Finding) -> list[Answer]:
     """The comparisons as the rows give them; a person's decision keeps those of the rule it overruled."""
     source = one.again if isinstance(one.again, DecisionRecord) else one.record
     assert isinstance(source, DecisionRecord), "trees make decisions"
-    return [{**comparison, "says": says(comparison)} for comparison in source.comparisons]
+    aliases = desk.study.aliases
+
+    def samples(of: Mapping[str, Any]) -> Answer | None:
+        pair = (aliases.get(of["a"], of["a"]), aliases.get(of["b"], of["b"]))
+        return _samples(sample_evidence(desk, plan, *pair, of["metric"])) if of["values_b"] else None
+
+    return [{**of, "says": says(of), "samples": samples(of)} for of in source.comparisons]
 
 
 def _deviations(desk: Desk) -> list[Answer]:

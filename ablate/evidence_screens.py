@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from ablate import screens
+from ablate import drawing, screens
 from ablate.answers import Answer
 
 FOREST = 49
@@ -22,13 +22,13 @@ ARROW = {True: "✓", False: "≠", None: "·"}
 
 def compare(answer: Answer, explained: bool = False) -> None:
     """Two runs: the forest, what holds in words, what was equal; with `explained`, everything behind it."""
-    console = screens._console()
-    screens._title(console, answer, f"{answer['a']} against {answer['b']}")
+    console = drawing.open_console()
+    drawing.title(console, answer, f"{answer['a']} against {answer['b']}")
     for line in answer["open"]:
-        console.print(screens._labelled("waiting", f"{line}: not in it yet"))
+        console.print(drawing.labelled("waiting", f"{line}: not in it yet"))
     if not answer["comparisons"]:
         console.print("nothing to compare yet: each run needs a job that ended")
-        screens._next(console, answer)
+        drawing.next_step(console, answer)
         return
     console.print(answer["label"], style="dim")
     console.print()
@@ -37,7 +37,7 @@ def compare(answer: Answer, explained: bool = False) -> None:
     console.print()
     for one in answer["comparisons"]:
         console.print(f"holds    {one['says']}")
-        console.print(screens._indented(Group(*_beside(one)), 9), style="dim")
+        console.print(drawing.indented(Group(*_beside(one)), 9), style="dim")
     if explained:
         for one in answer["comparisons"]:
             console.print()
@@ -45,7 +45,7 @@ def compare(answer: Answer, explained: bool = False) -> None:
         console.print()
         console.print(sources(answer["formulas"]))
         return
-    screens._next(console, answer)
+    drawing.next_step(console, answer)
 
 
 def forest(comparisons: Sequence[Answer]) -> list[str]:
@@ -123,15 +123,18 @@ def _beside(one: Answer) -> Iterator[str]:
         told = "; ".join(f"≠ {check['check']}{' (declared)' if check['declared'] else ''}" for check in unequal)
         yield f"fair: ✓ {equal} equal{'; ' + told if told else ''}"
     if one.get("samples"):
-        of = one["samples"]
-        yield (
-            f"these checkpoints, over {of['samples']:,} validation samples ({of['clusters']:,} {of['by']}s): "
-            f"{of['delta']:+.3g} [{of['low']:+.3g}, {of['high']:+.3g}]; shown, never a verdict"
-        )
+        yield _by_sample(one["samples"])
     yield from one["labels"][1:]
     for text in one.get("decisions", ()):
         yield f"also judged by decision {text}"
     yield from one["notes"]
+
+
+def _by_sample(of: Answer) -> str:
+    return (
+        f"these checkpoints, over {of['samples']:,} validation samples ({of['clusters']:,} {of['by']}s): "
+        f"{of['delta']:+.3g} [{of['low']:+.3g}, {of['high']:+.3g}]; shown, never a verdict"
+    )
 
 
 def _noise(one: Answer) -> str:
@@ -154,21 +157,23 @@ def grounds(one: Answer) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{one['a']} − {one['b']} on {one['metric']}", style="bold")]
     for run, values in ((one["a"], one["values_a"]), (one["b"], one["values_b"])):
         if values:
-            parts.append(screens._indented(f"{run:<8} {'   '.join(f'{seed}: {value:.6g}' for seed, value in values.items())}", 2))
-    parts += [screens._indented(line, 2) for line in _derivation(one)]
+            parts.append(drawing.indented(f"{run:<8} {'   '.join(f'{seed}: {value:.6g}' for seed, value in values.items())}", 2))
+    parts += [drawing.indented(line, 2) for line in _derivation(one)]
+    if one.get("samples"):
+        parts.append(drawing.indented(f"samples  {_by_sample(one['samples'])}", 2))
     if one["fairness"]:
-        table = screens._table("", "equal?", one["a"], one["b"], "value")
+        table = drawing.table("", "equal?", one["a"], one["b"], "value")
         for check in one["fairness"]:
             declared = "declared" if check["declared"] and check["ok"] is False else ""
             shown = "blocks the verdict" if check["ok"] is False and check["blocks"] and not check["declared"] else declared
             table.add_row(
                 ARROW[check["ok"]],
                 check["check"],
-                screens._short(check["a"], 30) or "–",
-                screens._short(check["b"], 30) or "–",
+                drawing.short(check["a"], 30) or "–",
+                drawing.short(check["b"], 30) or "–",
                 shown or ("not reported" if check["ok"] is None else ""),
             )
-        parts.append(screens._indented(table, 2))
+        parts.append(drawing.indented(table, 2))
     return Group(*parts)
 
 
@@ -199,7 +204,7 @@ def sources(formulas: Sequence[Answer]) -> RenderableType:
     parts: list[RenderableType] = [Text("formulas", style="bold")]
     for one in formulas:
         source = f"  [{one['source']}]" if one["source"] else ""
-        parts.append(screens._indented(f"{one['name']}: {one['formula']}{source}", 2))
+        parts.append(drawing.indented(f"{one['name']}: {one['formula']}{source}", 2))
     return Group(*parts)
 
 
@@ -210,38 +215,38 @@ MARK = {"follows": "✓", "moved": "≈", "fell": "✗"}
 
 def explained(answer: Answer) -> None:
     """Decisions with everything behind them."""
-    console = screens._console()
-    screens._title(console, answer, "decisions, taken again from the rows in the database")
+    console = drawing.open_console()
+    drawing.title(console, answer, "decisions, taken again from the rows in the database")
     for one in answer["decisions"]:
         console.print(_head(one))
         for line in _decided(one):
-            console.print(screens._indented(line, 2))
+            console.print(drawing.indented(line, 2))
         for comparison in one["comparisons"]:
             console.print()
-            console.print(screens._indented(grounds(comparison), 2))
+            console.print(drawing.indented(grounds(comparison), 2))
         console.print()
     for line in answer["open"]:
         console.print(line)
     console.print(sources(answer["formulas"]))
     _deviated(console, answer)
-    screens._next(console, answer)
+    drawing.next_step(console, answer)
 
 
 def audit(answer: Answer) -> None:
     """A line per decision and the lock; below each that does not follow, why."""
-    console = screens._console()
+    console = drawing.open_console()
     every = [*answer["decisions"], *([answer["lock"]] if answer["lock"] else [])]
     wrong = sum(one["verdict"] != "follows" for one in every)
     told = f"all {len(every)} follow" if not wrong else f"{wrong} of {len(every)} do not follow from the database"
-    screens._title(console, answer, f"audit: {told if every else 'nothing is decided yet'}")
+    drawing.title(console, answer, f"audit: {told if every else 'nothing is decided yet'}")
     for one in every:
         console.print(_head(one))
         for problem in one["problems"]:
-            console.print(screens._indented(f"· {problem}", 4))
+            console.print(drawing.indented(f"· {problem}", 4))
         for line in _today(one):
-            console.print(screens._indented(line, 4), style="dim")
+            console.print(drawing.indented(line, 4), style="dim")
     _deviated(console, answer)
-    screens._next(console, answer)
+    drawing.next_step(console, answer)
 
 
 def _head(one: Answer) -> Text:
@@ -257,8 +262,8 @@ def _decided(one: Answer) -> Iterator[str]:
     yield f"line     {one['line'] or '(a person decided)'}"
     yield f"because  {one['because']}"
     if one["sets"]:
-        yield f"sets     {', '.join(f'{name} = {screens._toml(value)}' for name, value in one['sets'].items())}"
-    yield f"rests on {screens._count(len(one['jobs']), 'job')}: {screens._names(sorted(one['jobs']))}"
+        yield f"sets     {', '.join(f'{name} = {drawing.toml(value)}' for name, value in one['sets'].items())}"
+    yield f"rests on {drawing.count(len(one['jobs']), 'job')}: {drawing.names(sorted(one['jobs']))}"
     for problem in one["problems"]:
         yield f"≠        {problem}"
 
@@ -279,10 +284,10 @@ def _deviated(console: Console, answer: Answer) -> None:
 
 def settling(answer: Answer) -> None:
     """The seeds that could decide a line, and their price."""
-    console = screens._console()
-    screens._title(console, answer, f"to settle {answer['sweep']}: look {answer['look']} of {len(answer['looks'])}")
+    console = drawing.open_console()
+    drawing.title(console, answer, f"to settle {answer['sweep']}: look {answer['look']} of {len(answer['looks'])}")
     console.print(f"line     {answer['line']}")
     for job in answer["jobs"]:
         console.print(f"train    {job['id']}: {job['change']}")
-    console.print(f"price    {screens._spent(answer)}")
-    screens._next(console, answer)
+    console.print(f"price    {drawing.spent(answer)}")
+    drawing.next_step(console, answer)

@@ -208,8 +208,8 @@ def _watch(gang: Gang, ranks: Sequence[subprocess.Popen[bytes]], stop: Stop) -> 
     while alive := [rank for rank in ranks if not _ended(rank)]:
         if not stop.asked and time.monotonic() >= look_for_file_at:
             look_for_file_at = time.monotonic() + _LOOK_FOR_FILE_S
-            if (gang.folder / STOP_FILE).exists():
-                stop.ask(STOP_GRACE_S)
+            if (grace_s := _asked_in_folder(gang.folder)) is not None:
+                stop.ask(grace_s)
         if not stop.asked and failed is None and (failed := _first_failed(ranks)) is not None:
             deadline = time.monotonic() + FAILURE_GRACE_S
         ending = stop.asked or failed is not None
@@ -228,6 +228,17 @@ def _watch(gang: Gang, ranks: Sequence[subprocess.Popen[bytes]], stop: Stop) -> 
     if failed is not None:
         return GangEnd("rank failed", codes, log_tail(gang.folder, failed))
     return GangEnd("killed" if killed else "stopped", codes, log_tail(gang.folder))
+
+
+def _asked_in_folder(folder: Path) -> float | None:
+    """Seconds of grace if the folder holds a wish to stop; none when the attempt was given up while this machine was frozen."""
+    try:
+        asked = json.loads((folder / STOP_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:  # not written by us, who write it whole; a wish all the same
+        return STOP_GRACE_S
+    return 0.0 if isinstance(asked, dict) and asked.get("fenced") else STOP_GRACE_S
 
 
 def _ended(rank: subprocess.Popen[bytes]) -> bool:

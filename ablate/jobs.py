@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -27,6 +26,7 @@ from typing import Any, Literal, Self
 
 import psutil
 import ray
+from ray._private import ray_constants
 from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, AuthenticationError, RayActorError
 
 from ablate.gang import STOP_GRACE_S, Gang, GangCause, GangEnd, Keeper, Stop, run_gang
@@ -40,8 +40,9 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's minimum is 75 MiB; nothing of ours goes through it."""
 _LONGEST_TEMPORARY_FOLDER = 40
 """Characters: a unix socket's path has at most 107, and Ray adds up to 65."""
-_LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None
-"""A network that comes or goes must not end a study. Ray replaces 127.0.0.1 by an address of the outside."""
+_LOOPBACK = "127.0.0.1"
+"""A network that comes or goes must not end a study. With exactly this address Ray's servers listen to nobody else; with any
+other, 127.0.0.2 included, they listen on every interface and only the token keeps others out."""
 _CONNECT_S = 5.0
 _LINGER_S = 20.0
 """How long a supervisor keeps its answer, and its GPUs, for a launch that may just have died."""
@@ -354,24 +355,47 @@ def _our_signal_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _loopback_is_meant() -> Iterator[None]:
+    """Have Ray take 127.0.0.1 as it is said; on Linux it would put an address of the outside in its place."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _only_on_loopback(host: str, port: str) -> bool:
+    """Whether the Ray of this machine at that port is an embedded one, that the outside cannot reach."""
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        return False
+    try:
+        socket.create_connection((ray.util.get_node_ip_address(), int(port)), timeout=_CONNECT_S).close()
+    except OSError:
+        return True
+    return False
+
+
 def _start_embedded(gpus: int | None) -> _Embedded:
     """Ray's processes as our children; it keeps other users out with a token of its own accord."""
     temporary = _temporary_folder()
     others = {child.pid for child in psutil.Process().children()}
     # On a full machine Ray would kill its largest worker. Ours are small; what fills it are the ranks, which it cannot see.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-    ray.init(
-        address="local",  # whatever RAY_ADDRESS says
-        num_gpus=gpus,
-        num_cpus=max(1, min(gpus or 1, os.cpu_count() or 1)),  # supervisors ask for none; so many workers are started in advance
-        object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        namespace=NAMESPACE,
-        _temp_dir=str(temporary),
-        _node_ip_address=_LOOPBACK,
-    )
+    with _loopback_is_meant():
+        ray.init(
+            address="local",  # whatever RAY_ADDRESS says
+            num_gpus=gpus,
+            num_cpus=max(1, min(gpus or 1, os.cpu_count() or 1)),  # supervisors ask for none; so many workers start in advance
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            namespace=NAMESPACE,
+            _temp_dir=str(temporary),
+            _node_ip_address=_LOOPBACK,
+        )
     # When we are killed Ray's main processes go at once, but its agents would linger for a minute.
     keeper = Keeper()
     for child in psutil.Process().children():
@@ -382,6 +406,11 @@ def _start_embedded(gpus: int | None) -> _Embedded:
 
 
 def _join(address: str) -> None:
+    if "@" in address:  # not repeated: it would stay in logs and in the database
+        raise UserError(
+            "--address holds a user name or password, and Ray knows neither; give host:port, and the cluster's token as "
+            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
+        )
     place = f"--address {address!r}"
     if address.startswith("ray://"):
         raise UserError(f"{place}: Ray's client port is not enough; give host:port of the head node, as `ray start` prints it")
@@ -389,7 +418,8 @@ def _join(address: str) -> None:
     try:
         if port.isdigit():  # Ray would try for long
             socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        with _loopback_is_meant() if _only_on_loopback(host, port) else contextlib.nullcontext():
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (AuthenticationError, ConnectionError, TimeoutError, OSError) as error:
         if isinstance(error, AuthenticationError) or "AuthenticationError" in str(
             error.__cause__

@@ -164,7 +164,7 @@ def launch(desk: Desk, options: Options, watch: Watcher, connect: Connect = jobs
         )
     with holding_the_lease(desk) as holder, contextlib.closing(Told(watch, desk.study)) as watch:
         held = desk.store.lock()
-        if held is not None and not held.lifted_at and not _work_left(desk, options):
+        if held is not None and not held.lifted_at and not _work_left(desk, options) and not _may_confirm(desk):
             evidence.confirm(desk, utc_now())
             return Outcome(desk.plan(), desk.store.lock(), (), options)
         if not _may_confirm(desk):
@@ -638,6 +638,9 @@ class Crew:
             facts[HELD] = who
         record = replace(record, facts={**record.facts, **facts})
         store, folders = self.desk.store, self.desk.folders
+        if verdict.state in ("failed", "lost", "interrupted") and not _left_behind(folder)[0] and folder.is_dir():
+            # nobody saw its ranks end; should they wake up, they are to die, and what they write then counts for nothing
+            collect.fence(folder, utc_now(), self.offsets.get((record.job, record.number), 0))
         collect.end_attempt(store, folders, record, verdict.state, verdict.reason, utc_now(), seconds * record.gpus)
         what = f"{verdict.state} ({facts[FAILURE]})" if FAILURE in facts else verdict.state
         last_line = verdict.reason.strip().splitlines()[-1:]

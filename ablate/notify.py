@@ -83,15 +83,16 @@ def command_words(study: Study) -> tuple[str, ...]:
 
 
 def call(words: tuple[str, ...], told: Mapping[str, Any], where: Path) -> str:
-    """Call the program once; what went wrong, "" if nothing."""
+    """Call the program once; what went wrong, "" if nothing. Its arguments are not quoted: there may be a key among them."""
+    what = f"on_event {words[0]!r} on {told['event']!r}"
     try:
         ended = subprocess.run(
             words, input=json.dumps(told, ensure_ascii=False) + "\n", cwd=where, capture_output=True, text=True,
             timeout=TIMEOUT_S, check=False, start_new_session=True,
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"on_event {words[0]!r} on {told['event']!r}: {error}"
+    except subprocess.TimeoutExpired:
+        return f"{what}: it took longer than {TIMEOUT_S:g} s and was ended"
+    except OSError as error:
+        return f"{what}: {error}"
     last = ended.stderr.strip().splitlines()[-1:]
-    return (
-        f"on_event {words[0]!r} on {told['event']!r}: exit code {ended.returncode} {' '.join(last)}" if ended.returncode else ""
-    )
+    return f"{what}: exit code {ended.returncode} {' '.join(last)}" if ended.returncode else ""

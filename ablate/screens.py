@@ -1,6 +1,6 @@
 """The documents of answers.py drawn for a person: tables, bars and curves, at most 100 columns wide, readable without colour.
 
-The only file that knows rich and plotext. Every screen ends with the next step, where there is one.
+Rich draws (drawing.py), plotext plots. Every screen ends with the next step, where there is one.
 """
 
 from __future__ import annotations
@@ -9,66 +9,43 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import cycle, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.padding import Padding
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from ablate import answers
+from ablate import drawing as draw
 from ablate.answers import Answer
 
 if TYPE_CHECKING:  # types only: launch imports Ray
     from ablate.desk import Desk
     from ablate.launch import Event, Tick
 
-WIDTH = 100
 MOST_ROWS = 200
 """Rows of a plan drawn; the rest is told by its number."""
 MOST_REASONS = 12
 BAR = 21
 """Columns of a margin bar; odd, so that it has a middle."""
-PROGRESS = 16
-"""Columns of a progress bar."""
 MENTIONED_MINUTES = 0.05
 LINE_EVERY_S = 30.0
 """How often a launch that writes to a file or pipe says where it stands."""
 REDRAW_S = 0.5
-ORDER = ("done", "diverged", "running", "ready", "interrupted", "waiting", "skipped", "failed")
-STYLES = {
-    "done": "green",
-    "decided": "green",
-    "diverged": "magenta",
-    "overruled": "magenta",
-    "running": "cyan",
-    "started": "cyan",
-    "ready": "bold",
-    "interrupted": "yellow",
-    "waiting": "yellow",
-    "open": "yellow",
-    "failed": "bold red",
-    "lost": "bold red",
-    "skipped": "dim",
-    "stale": "yellow",
-    "confirmed": "green",
-    "locked": "",
-}
 PLAIN_REASONS = ("", "nothing is missing")
 
 
 def plan(answer: Answer) -> None:
     """Jobs by block: state and why, change, hours, money; then the sums and the longest chain."""
-    console = _console()
+    console = draw.open_console()
     totals = answer["totals"]
     gpus = {job["gpus"] for job in answer["jobs"]}
     each = f", {gpus.pop()} GPUs each" if len(gpus) == 1 else ""
-    _title(console, answer, f"{_count(totals['jobs'], 'job')}{each}")
+    draw.title(console, answer, f"{draw.count(totals['jobs'], 'job')}{each}")
     rows = [list(group) for _, group in groupby(sorted_by_block(answer["jobs"]), key=_alike)]
     _plan_rows(console, rows[:MOST_ROWS])
     if len(rows) > MOST_ROWS:
@@ -79,40 +56,42 @@ def plan(answer: Answer) -> None:
     for sweep, why in answer["skipped_sweeps"].items():
         console.print(f"skipped  {sweep}: {why}", style="dim")
     for stale in answer["stale"]:
-        console.print(_labelled("stale", f"{stale['kind']} {stale['name']}: {stale['because']}"))
+        console.print(draw.labelled("stale", f"{stale['kind']} {stale['name']}: {stale['because']}"))
     if answer["locked"]:
-        console.print(_labelled("locked", f"{answer['confirmation']['says']}; nothing else starts until the lock is lifted"))
+        console.print(draw.labelled("locked", f"{answer['confirmation']['says']}; nothing else starts until the lock is lifted"))
     for note in answer["notes"]:
         console.print(f"note     {note}")
-    _next(console, answer)
+    draw.next_step(console, answer)
 
 
 def plan_changes(answer: Answer) -> None:
     """What an edit of the file does to the jobs."""
-    console = _console()
-    _title(console, answer, f"what changed since {answer['old']}")
+    console = draw.open_console()
+    draw.title(console, answer, f"what changed since {answer['old']}")
     for name, why in CHANGED.items():
         rows = answer[name]
         if not rows:
             continue
-        console.print(Text.assemble((f"{name:<9}", "bold"), f"{_count(len(rows), 'job')}: {why}"))
+        console.print(Text.assemble((f"{name:<9}", "bold"), f"{draw.count(len(rows), 'job')}: {why}"))
         for _, group in groupby(rows, key=lambda job: job["run"]) if name != "kept" else ():
             jobs = list(group)
             of = f" ({jobs[0]['old_key']} …)" if name == "stale" else ""
-            console.print(_indented(f"{jobs[0]['run']} {_seeds([job['seed'] for job in jobs])}: {jobs[0]['change']}{of}", 9))
+            console.print(
+                draw.indented(f"{jobs[0]['run']} {draw.seeds([job['seed'] for job in jobs])}: {jobs[0]['change']}{of}", 9)
+            )
     for edit in answer["edits"]:
         console.print(f"edit     {edit}")
     if answer["deviates"]:
         console.print('         frozen at the first launch: `ablate launch` wants --because "…" and keeps it as a deviation')
     console.print()
     console.print(
-        f"to come  {_number(answer['left_gpu_hours'])} GPU-hours · ${answer['left_cost']:.2f} "
-        f"(before: {_number(answer['left_gpu_hours_before'])} · ${answer['left_cost_before']:.2f})"
+        f"to come  {draw.number(answer['left_gpu_hours'])} GPU-hours · ${answer['left_cost']:.2f} "
+        f"(before: {draw.number(answer['left_gpu_hours_before'])} · ${answer['left_cost_before']:.2f})"
     )
     console.print(
-        f"lost     {_number(answer['lost_gpu_hours'])} GPU-hours · ${answer['lost_cost']:.2f} of results not used any more"
+        f"lost     {draw.number(answer['lost_gpu_hours'])} GPU-hours · ${answer['lost_cost']:.2f} of results not used any more"
     )
-    _next(console, answer)
+    draw.next_step(console, answer)
 
 
 CHANGED = {
@@ -128,7 +107,7 @@ def sorted_by_block(jobs: Sequence[Answer]) -> list[Answer]:
     """As planned, with the jobs of one run and state side by side."""
     blocks = {block: number for number, block in enumerate(dict.fromkeys(job["block"] for job in jobs))}
     runs = {run: number for number, run in enumerate(dict.fromkeys(job["run"] for job in jobs))}
-    return sorted(jobs, key=lambda job: (blocks[job["block"]], runs[job["run"]], ORDER.index(job["state"]), job["reason"]))
+    return sorted(jobs, key=lambda job: (blocks[job["block"]], runs[job["run"]], draw.ORDER.index(job["state"]), job["reason"]))
 
 
 def _alike(job: Answer) -> tuple[Any, ...]:
@@ -144,16 +123,16 @@ def _plan_rows(console: Console, rows: Sequence[Sequence[Answer]]) -> None:
     room = console.width - 2 - 2 * (len(widths) - 1) - sum(widths)
     widths[4] = max(widths[4] + min(room, 0), 12)
     for block, of_block in groupby(zip(rows, cells, strict=True), key=lambda row: str(row[0][0]["block"])):
-        table = _table(*names)
+        table = draw.table(*names)
         table.show_header = block == rows[0][0]["block"]
         for column, width in zip(table.columns, widths, strict=True):
             column.width = width
         shown: list[Answer] = []
         for jobs, texts in of_block:
-            table.add_row(*texts[:2], _state(texts[2]), *texts[3:])
+            table.add_row(*texts[:2], draw.state(texts[2]), *texts[3:])
             shown += jobs
         console.print(Text(f"block {block}" if block else "in no block", style="bold"))
-        console.print(_indented(table, 2))
+        console.print(draw.indented(table, 2))
         _reasons(console, shown)
 
 
@@ -161,12 +140,12 @@ def _plan_cells(jobs: Sequence[Answer], common: str) -> tuple[str, ...]:
     first = jobs[0]
     return (
         first["run"],
-        _seeds([job["seed"] for job in jobs]),
+        draw.seeds([job["seed"] for job in jobs]),
         first["state"],
         " ".join(sweep.removeprefix(common) for sweep in first["sweeps"]),
         first["change"],
-        _number(sum(job["hours"] for job in jobs) / len(jobs)),
-        _number(sum(job["gpu_hours"] for job in jobs)),
+        draw.number(sum(job["hours"] for job in jobs) / len(jobs)),
+        draw.number(sum(job["gpu_hours"] for job in jobs)),
         f"{sum(job['cost'] for job in jobs):.2f}",
     )
 
@@ -176,7 +155,7 @@ def _reasons(console: Console, jobs: Sequence[Answer]) -> None:
     told = [job for job in jobs if job["reason"].strip() not in PLAIN_REASONS and job["state"] != "done"]
     for state in dict.fromkeys(job["state"] for job in told):
         for reason, ids in _by_reason([job for job in told if job["state"] == state]).items():
-            console.print(_indented(Text(f"{state}: {_names(ids)}: {reason}", style="dim"), 4))
+            console.print(draw.indented(Text(f"{state}: {draw.names(ids)}: {reason}", style="dim"), 4))
 
 
 def _by_reason(jobs: Sequence[Answer]) -> dict[str, list[str]]:
@@ -200,17 +179,17 @@ def _sums(totals: Answer) -> Iterator[str]:
     )
     if totals["left_jobs"]:
         yield (
-            f"to come  {_count(totals['left_jobs'], 'job')} · {_number(totals['left_gpu_hours'])} GPU-hours · "
-            f"${totals['left_cost']:.2f} · {_hours(totals['wall_hours'])} on {_count(totals['gpus'], 'GPU')} ({source})"
+            f"to come  {draw.count(totals['left_jobs'], 'job')} · {draw.number(totals['left_gpu_hours'])} GPU-hours · "
+            f"${totals['left_cost']:.2f} · {draw.hours(totals['wall_hours'])} on {draw.count(totals['gpus'], 'GPU')} ({source})"
         )
         if totals["maybe_gpu_hours"]:
-            yield f"         at most: {_number(totals['maybe_gpu_hours'])} GPU-hours of it only if no row trains what is decided"
+            yield f"         at most: {draw.number(totals['maybe_gpu_hours'])} GPU-hours of it, if no row trains what is decided"
         if len(totals["critical_path"]) > 1:
             chain = _chain(totals["critical_path"])
-            yield f"chain    {_hours(totals['critical_path_hours'])} at least, on any number of GPUs: {chain}"
+            yield f"chain    {draw.hours(totals['critical_path_hours'])} at least, on any number of GPUs: {chain}"
     if totals["spent_gpu_hours"]:
-        yield f"spent    {_number(totals['spent_gpu_hours'])} GPU-hours · ${totals['spent_cost']:.2f}"
-    yield f"jobs     {_states(totals['states'])}"
+        yield f"spent    {draw.number(totals['spent_gpu_hours'])} GPU-hours · ${totals['spent_cost']:.2f}"
+    yield f"jobs     {draw.states(totals['states'])}"
 
 
 def _chain(ids: Sequence[str]) -> str:
@@ -222,12 +201,17 @@ def _chain(ids: Sequence[str]) -> str:
 
 def dry_run(answer: Answer) -> None:
     """What a launch would start, in order."""
-    console = _console()
-    _title(console, answer, "dry run: nothing is started")
-    table = _table(">", "job", "change", ">hours", ">GPU-h", ">USD")
+    console = draw.open_console()
+    draw.title(console, answer, "dry run: nothing is started")
+    table = draw.table(">", "job", "change", ">hours", ">GPU-h", ">USD")
     for number, job in enumerate(answer["starts"][:MOST_ROWS], 1):
         table.add_row(
-            str(number), job["id"], job["change"], _number(job["hours"]), _number(job["gpu_hours"]), f"{job['cost']:.2f}"
+            str(number),
+            job["id"],
+            job["change"],
+            draw.number(job["hours"]),
+            draw.number(job["gpu_hours"]),
+            f"{job['cost']:.2f}",
         )
     if answer["starts"]:
         console.print("would start, in this order, as GPUs are free:")
@@ -235,20 +219,20 @@ def dry_run(answer: Answer) -> None:
     else:
         console.print("nothing may start now")
     for reason, ids in _by_reason(answer["waits"]).items():
-        console.print(f"later    {_names(ids)}: {reason}", style="dim")
+        console.print(f"later    {draw.names(ids)}: {reason}", style="dim")
     console.print()
     for line in _sums(answer["totals"]):
         console.print(line)
-    _next(console, answer)
+    draw.next_step(console, answer)
 
 
 def outcome(answer: Answer) -> None:
     """How a launch ended."""
-    console = _console()
+    console = draw.open_console()
     console.print()
-    _title(console, answer, _states(answer["states"]))
+    draw.title(console, answer, draw.states(answer["states"]))
     for job in answer["failed"]:
-        console.print(_labelled("failed", f"{job['id']}: {job['reason'].strip()}"))
+        console.print(draw.labelled("failed", f"{job['id']}: {job['reason'].strip()}"))
         console.print(f"         {job['log']}", style="dim")
     console.print(_decision_table(answer["decisions"]))
     held = answer["lock"]
@@ -259,17 +243,19 @@ def outcome(answer: Answer) -> None:
     if len(answer["waiting_for"]) > MOST_REASONS:
         console.print(f"         and {len(answer['waiting_for']) - MOST_REASONS} more")
     if answer["over_budget"]:
-        console.print(f"budget   {_names(answer['over_budget'])} not started: above --max-cost")
-    console.print(f"spent    {_number(answer['gpu_hours'])} GPU-hours · ${answer['cost']:.2f}")
-    _next(console, answer)
+        console.print(f"budget   {draw.names(answer['over_budget'])} not started: above --max-cost")
+    console.print(f"spent    {draw.number(answer['gpu_hours'])} GPU-hours · ${answer['cost']:.2f}")
+    draw.next_step(console, answer)
 
 
 def attempt(answer: Answer) -> None:
     """One job trained in the foreground."""
-    console = _console()
-    console.print(_labelled(answer["state"], f"{answer['job']} attempt {answer['number']}: {answer['reason'] or 'ended well'}"))
+    console = draw.open_console()
+    console.print(
+        draw.labelled(answer["state"], f"{answer['job']} attempt {answer['number']}: {answer['reason'] or 'ended well'}")
+    )
     if answer["gpus"]:
-        console.print(f"took     {_span(answer['gpu_s'] / answer['gpus'])}")
+        console.print(f"took     {draw.span(answer['gpu_s'] / answer['gpus'])}")
 
 
 class _Screen(Protocol):
@@ -303,8 +289,8 @@ class LaunchWatcher:
 def launch_watcher(desk: Desk, estimate: Answer, quiet: bool) -> Iterator[LaunchWatcher]:
     """Print the estimate; then watch."""
     if not quiet:
-        console = _console()
-        _title(console, estimate, "launch")
+        console = draw.open_console()
+        draw.title(console, estimate, "launch")
         for line in _sums(estimate["totals"]):
             console.print(line)
         console.print()
@@ -315,7 +301,7 @@ def launch_watcher(desk: Desk, estimate: Answer, quiet: bool) -> Iterator[Launch
 @contextmanager
 def watcher(desk: Desk, quiet: bool, gpus: int | None = None) -> Iterator[LaunchWatcher]:
     """A live table on a terminal, one line per event anywhere else, nothing when quiet."""
-    console = _console()
+    console = draw.open_console()
     if quiet or not console.is_terminal:
         yield LaunchWatcher(desk, _Nowhere() if quiet else _Lines(console), gpus)
         return
@@ -339,7 +325,7 @@ class _Lines:
         self._said = time.monotonic()
 
     def event(self, kind: str, text: str) -> None:
-        self._console.print(f"{_clock()}  {kind:<8} {text}", soft_wrap=True)
+        self._console.print(f"{draw.clock()}  {kind:<8} {text}", soft_wrap=True)
 
     def tick(self, ask: Callable[[], Answer]) -> None:
         if time.monotonic() - self._said < LINE_EVERY_S:
@@ -359,7 +345,7 @@ class _Terminal:
         self._drawn = 0.0
 
     def event(self, kind: str, text: str) -> None:
-        self._live.console.print(Text(_clock(), style="dim"), Text(f" {kind:<8}", style=STYLES.get(kind, "")), text)
+        self._live.console.print(Text(draw.clock(), style="dim"), Text(f" {kind:<8}", style=draw.STYLES.get(kind, "")), text)
 
     def tick(self, ask: Callable[[], Answer]) -> None:
         if time.monotonic() - self._drawn < REDRAW_S:
@@ -371,24 +357,24 @@ class _Terminal:
 
 
 def _overall(answer: Answer) -> str:
-    left = f" · about {_hours(answer['left_wall_hours'])} left" if answer["left_wall_hours"] else ""
-    return f"{_states(answer['states'])} · {_spent(answer)}{left}"
+    left = f" · about {draw.hours(answer['left_wall_hours'])} left" if answer["left_wall_hours"] else ""
+    return f"{draw.states(answer['states'])} · {draw.spent(answer)}{left}"
 
 
 def _running_table(running: Sequence[Answer]) -> Table:
-    table = _table("running", "change", "", ">done", ">samples", ">loss", ">since", ">left")
+    table = draw.table("running", "change", "", ">done", ">samples", ">loss", ">since", ">left")
     for job in running:
         fraction = job["progress"]
         again = f" try {job['attempt']}" if job["attempt"] > 1 else ""
         table.add_row(
-            Text(f"{job['id']}{again}", style=STYLES["running"]),
-            _short(job["change"], 26),
-            _meter(fraction),
+            Text(f"{job['id']}{again}", style=draw.STYLES["running"]),
+            draw.short(job["change"], 26),
+            draw.meter(fraction),
             "" if fraction is None else f"{fraction:.0%}",
             "" if job["samples"] is None else f"{job['samples']:,}",
-            _value(job["loss"]),
-            _span(job["elapsed_s"]),
-            "" if job["eta_s"] is None else _span(job["eta_s"]),
+            draw.value(job["loss"]),
+            draw.span(job["elapsed_s"]),
+            "" if job["eta_s"] is None else draw.span(job["eta_s"]),
         )
     return table
 
@@ -398,9 +384,9 @@ def _progress_text(job: Answer) -> str:
         "starting" if job["progress"] is None and job["samples"] is None else "",
         "" if job["progress"] is None else f"{job['progress']:.0%}",
         "" if job["samples"] is None else f"{job['samples']:,} samples",
-        "" if job["loss"] is None else f"loss {_value(job['loss'])}",
-        f"since {_span(job['elapsed_s'])}",
-        "" if job["eta_s"] is None else f"{_span(job['eta_s'])} left",
+        "" if job["loss"] is None else f"loss {draw.value(job['loss'])}",
+        f"since {draw.span(job['elapsed_s'])}",
+        "" if job["eta_s"] is None else f"{draw.span(job['eta_s'])} left",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -410,35 +396,37 @@ def _progress_text(job: Answer) -> str:
 
 def decide(answer: Answer) -> None:
     """Per tree the line taken and its numbers; the learn lines that hold; the price of what was not shown."""
-    console = _console()
-    _title(console, answer, "decisions")
+    console = draw.open_console()
+    draw.title(console, answer, "decisions")
     for number, sweep in enumerate(answers.sweeps_in(answer)):
         if number:
             console.print()
         _sweep(console, sweep)
-    _next(console, answer)
+    draw.next_step(console, answer)
 
 
 def _sweep(console: Console, sweep: Answer) -> None:
     console.print(Text(sweep["sweep"], style="bold"), sweep["asks"])
     if sweep["skipped_because"]:
-        console.print(_indented(f"skipped: {sweep['skipped_because']}", 2))
+        console.print(draw.indented(f"skipped: {sweep['skipped_because']}", 2))
     drawn: list[Answer] = []
     for made in sweep["decisions"]:
-        console.print(_indented(_decision(made), 2))
+        console.print(draw.indented(_decision(made), 2))
         drawn += _comparisons(console, made["comparisons"])
         if made["price"]:
-            console.print(_indented(f"not shown: {made['price']}", 4))
+            console.print(draw.indented(f"not shown: {made['price']}", 4))
     for learned in sweep["learned"]:
-        console.print(_indented(Text.assemble(("learned: ", "bold"), f"{learned['say']}", (f"  ({learned['text']})", "dim")), 2))
+        console.print(
+            draw.indented(Text.assemble(("learned: ", "bold"), f"{learned['say']}", (f"  ({learned['text']})", "dim")), 2)
+        )
         drawn += _comparisons(console, learned["comparisons"])
     quiet = sweep["learn_lines"] - len(sweep["learned"])
     if quiet and not sweep["open"] and not sweep["skipped_because"]:
-        console.print(_indented(f"{quiet} of {_count(sweep['learn_lines'], 'learn line')} not shown", 2), style="dim")
+        console.print(draw.indented(f"{quiet} of {draw.count(sweep['learn_lines'], 'learn line')} not shown", 2), style="dim")
     for why in sweep["open"]:
-        console.print(_indented(_labelled("waiting", why), 2))
+        console.print(draw.indented(draw.labelled("waiting", why), 2))
     if drawn:
-        console.print(_indented(_legend(drawn), 4), style="dim")
+        console.print(draw.indented(_legend(drawn), 4), style="dim")
 
 
 def _decision(made: Answer) -> RenderableType:
@@ -448,14 +436,14 @@ def _decision(made: Answer) -> RenderableType:
     by = ", decided by a person" if made["by"] == "person" else ""
     head = Text.assemble((f"{made['name']}{took}", "bold"), f"  ({made['status']}{by})")
     lines = [f"line:    {made['line']}"] if made["line"] else []
-    return Group(head, *(_indented(line, 2) for line in (*lines, f"because  {made['because']}")))
+    return Group(head, *(draw.indented(line, 2) for line in (*lines, f"because  {made['because']}")))
 
 
 def _comparisons(console: Console, comparisons: Sequence[Answer]) -> list[Answer]:
     """One line per comparison: difference, interval, bar, seeds, what holds. Returns those drawn."""
     if not comparisons:
         return []
-    table = _table("compared", "on", ">Δ", "interval", "margin", ">n", "holds")
+    table = draw.table("compared", "on", ">Δ", "interval", "margin", ">n", "holds")
     for one in comparisons:
         low, high = interval(one)
         blank = one["delta"] is None
@@ -466,9 +454,11 @@ def _comparisons(console: Console, comparisons: Sequence[Answer]) -> list[Answer
             "" if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
             margin_bar(one),
             f"{one['n_a']}/{one['n_b']}",
-            ", ".join(one["holds"]) or Text(_short(one.get("reason") or "not shown", 24), style="dim"),
+            ", ".join(one["holds"]) or Text(draw.short(one.get("reason") or "not shown", 24), style="dim"),
         )
-    console.print(_indented(table, 4))
+    console.print(draw.indented(table, 4))
+    for label in dict.fromkeys(label for one in comparisons for label in one.get("labels", ())):
+        console.print(draw.indented(label, 4), style="dim")
     return list(comparisons)
 
 
@@ -513,15 +503,17 @@ def _legend(comparisons: Sequence[Answer]) -> str:
 
 
 def _decision_table(decisions: Sequence[Answer]) -> Table:
-    table = _table("decision", "sweep", "status", "took", "because")
+    table = draw.table("decision", "sweep", "status", "took", "because")
     for made in decisions:
-        table.add_row(made["name"], made["sweep"], _state(made["status"]), made["took"] or "–", _short(made["because"], 62))
+        table.add_row(
+            made["name"], made["sweep"], draw.state(made["status"]), made["took"] or "–", draw.short(made["because"], 62)
+        )
     return table
 
 
 def explain(answer: Answer) -> None:
     """What each line of a sweep asks for, in plain words."""
-    console = _console()
+    console = draw.open_console()
     console.print(Text(answer["sweep"], style="bold"), answer["asks"])
     for metric in answer["metrics"]:
         unit = f" {metric['unit']}" if metric["unit"] else ""
@@ -536,13 +528,13 @@ def explain(answer: Answer) -> None:
         console.print(Text(tree["name"], style="bold"), "decides: read from the top, the first line that holds is taken")
         for number, line in enumerate(tree["lines"], 1):
             console.print(f" {number:>2}  {line['if']}", style="bold")
-            console.print(_indented(f"when {line['in_words']},\n→ {line['take_in_words']}: {line['because']}", 5))
+            console.print(draw.indented(f"when {line['in_words']},\n→ {line['take_in_words']}: {line['because']}", 5))
     if answer["learn"]:
         console.print()
         console.print(Text("learn", style="bold"), "every line that holds is reported; nothing changes")
     for line in answer["learn"]:
         console.print(f"  ·  {line['if']}", style="bold")
-        console.print(_indented(f"when {line['in_words']},\n→ we say: {line['say']}", 5))
+        console.print(draw.indented(f"when {line['in_words']},\n→ we say: {line['say']}", 5))
     console.print()
     console.print('"Shown" means that the interval says so. What is not shown is never taken as true.', style="dim")
 
@@ -552,12 +544,12 @@ def explain(answer: Answer) -> None:
 
 def status(answer: Answer) -> None:
     """Where the study stands."""
-    _console().print(_status(answer))
+    draw.open_console().print(_status(answer))
 
 
 def follow(ask: Callable[[], Answer], every_s: float = 2.0) -> None:
     """Status, drawn anew until Ctrl-C; a line whenever it changes where there is no terminal."""
-    console = _console()
+    console = draw.open_console()
     try:
         if console.is_terminal:
             with Live(_status(ask()), console=console, auto_refresh=False) as live:
@@ -567,10 +559,10 @@ def follow(ask: Callable[[], Answer], every_s: float = 2.0) -> None:
         said = ""
         while True:
             answer = ask()
-            line = _states(answer["states"])
+            line = draw.states(answer["states"])
             running = "; ".join(f"{job['id']} {_progress_text(job)}" for job in answer["running"])
             if f"{line}{running}" != said:
-                console.print(f"{_clock()}  {line}{' · ' + running if running else ''}", soft_wrap=True)
+                console.print(f"{draw.clock()}  {line}{' · ' + running if running else ''}", soft_wrap=True)
                 said = f"{line}{running}"
             time.sleep(every_s)
     except KeyboardInterrupt:
@@ -578,7 +570,7 @@ def follow(ask: Callable[[], Answer], every_s: float = 2.0) -> None:
 
 
 def _status(answer: Answer) -> Group:
-    parts: list[RenderableType] = [_heading(answer, answer["at"]), _states(answer["states"])]
+    parts: list[RenderableType] = [draw.heading(answer, answer["at"]), draw.states(answer["states"])]
     if answer["running"]:
         parts += ["", _running_table(answer["running"])]
     if answer["ended"]:
@@ -592,17 +584,17 @@ def _status(answer: Answer) -> Group:
 
 def _status_lines(answer: Answer) -> Iterator[RenderableType]:
     for job in answer["failed"]:
-        yield _labelled("failed", f"{job['id']}: {job['reason'].strip()}")
+        yield draw.labelled("failed", f"{job['id']}: {job['reason'].strip()}")
     for wait in answer["waiting"]:
-        yield _labelled("waiting", f"{_names(wait['jobs'])}: {wait['reason']}")
-    yield f"spent    {_spent(answer)}"
+        yield draw.labelled("waiting", f"{draw.names(wait['jobs'])}: {wait['reason']}")
+    yield f"spent    {draw.spent(answer)}"
     if answer["left_gpu_hours"]:
         yield (
-            f"to come  {_number(answer['left_gpu_hours'])} GPU-hours · ${answer['left_cost']:.2f} · "
-            f"{_hours(answer['left_wall_hours'])} on {_count(answer['gpus'], 'GPU')}"
+            f"to come  {draw.number(answer['left_gpu_hours'])} GPU-hours · ${answer['left_cost']:.2f} · "
+            f"{draw.hours(answer['left_wall_hours'])} on {draw.count(answer['gpus'], 'GPU')}"
         )
     if answer["lost_gpu_minutes"] >= MENTIONED_MINUTES:
-        yield f"lost     {_number(answer['lost_gpu_minutes'])} GPU-minutes to crashes: work after a last checkpoint, done again"
+        yield f"lost     {draw.number(answer['lost_gpu_minutes'])} GPU-minutes to crashes: work after a checkpoint, done again"
     if answer["launching"]:
         yield f"launch   {answer['launching']['holder']}, since {answer['launching']['since']}"
     if answer["lock"]:
@@ -612,9 +604,9 @@ def _status_lines(answer: Answer) -> Iterator[RenderableType]:
 
 def stop(answer: Answer) -> None:
     """What was asked to stop."""
-    console = _console()
+    console = draw.open_console()
     if answer["stopping"]:
-        console.print(f"{_names(answer['stopping'])}: asked to write a checkpoint and stop")
+        console.print(f"{draw.names(answer['stopping'])}: asked to write a checkpoint and stop")
     if answer["launch"]:
         console.print(f"{answer['launch']}: asked to end its launch")
     console.print(f"\nNext: {answer['next']}")
@@ -622,19 +614,21 @@ def stop(answer: Answer) -> None:
 
 def retry(answer: Answer) -> None:
     """What will be tried again, and by whom."""
-    console = _console()
+    console = draw.open_console()
     who = f"{answer['launch']} takes it up within seconds" if answer["launch"] else "the next launch takes it up"
-    console.print(f"{_names(answer['again'])}: earlier failures count no more; {who}")
+    console.print(f"{draw.names(answer['again'])}: earlier failures count no more; {who}")
     console.print(f"\nNext: {answer['next']}")
 
 
 def _scores(ended: Sequence[Answer]) -> Table:
-    table = _table("ended", str(ended[0]["metric"]) + " by seed")
+    table = draw.table("ended", str(ended[0]["metric"]) + " by seed")
     for run, of_run in groupby(
         sorted(ended, key=lambda job: [one["run"] for one in ended].index(job["run"])), key=lambda job: str(job["run"])
     ):
-        cells = [f"{job['seed']}: {'diverged' if job['state'] == 'diverged' else _value(job['value']) or '–'}" for job in of_run]
-        table.add_row(Text(run, style=STYLES["done"]), "   ".join(cells))
+        cells = [
+            f"{job['seed']}: {'diverged' if job['state'] == 'diverged' else draw.value(job['value']) or '–'}" for job in of_run
+        ]
+        table.add_row(Text(run, style=draw.STYLES["done"]), "   ".join(cells))
     return table
 
 
@@ -643,11 +637,11 @@ def _scores(ended: Sequence[Answer]) -> Table:
 
 def show(answer: Answer) -> None:
     """One run: what differs, resolved rates, jobs and attempts, the curve, decisions that rest on it."""
-    console = _console()
+    console = draw.open_console()
     aliases = f" (also {', '.join(answer['aliases'])})" if answer["aliases"] else ""
-    _title(console, answer, f"{answer['run']}{aliases}: {answer['change']}")
+    draw.title(console, answer, f"{answer['run']}{aliases}: {answer['change']}")
     if answer["settings"] is None:
-        console.print(_labelled("waiting", f"its settings are not known yet: {answer['jobs'][0]['reason']}"))
+        console.print(draw.labelled("waiting", f"its settings are not known yet: {answer['jobs'][0]['reason']}"))
     else:
         _settings(console, answer)
     console.print()
@@ -661,33 +655,33 @@ def show(answer: Answer) -> None:
     for made in answer["decisions"]:
         console.print()
         console.print(_decision(made))
-    _next(console, answer)
+    draw.next_step(console, answer)
 
 
 def _settings(console: Console, answer: Answer) -> None:
     """What differs from the baseline first, then what is computed, then the rest."""
     differs = {one["setting"] for one in answer["differs"]}
-    table = _table("setting", "value", "baseline")
+    table = draw.table("setting", "value", "baseline")
     for one in answer["differs"]:
-        table.add_row(Text(one["setting"], style="bold"), _toml(one["value"]), Text(_toml(one["baseline"]), style="dim"))
+        table.add_row(Text(one["setting"], style="bold"), draw.toml(one["value"]), Text(draw.toml(one["baseline"]), style="dim"))
     for name, value in answer["derived"].items():
-        table.add_row(name, _toml(value), Text("computed", style="dim"))
+        table.add_row(name, draw.toml(value), Text("computed", style="dim"))
     for name, value in answer["settings"].items():
         if name not in differs:
-            table.add_row(name, _toml(value), "")
+            table.add_row(name, draw.toml(value), "")
     console.print(table)
 
 
 def _jobs_table(jobs: Sequence[Answer]) -> Table:
-    table = _table("job", "state", "why", ">attempts", ">GPU-h", ">USD")
+    table = draw.table("job", "state", "why", ">attempts", ">GPU-h", ">USD")
     for job in jobs:
         why = job["reason"].strip().splitlines()[-1:] or [""]
         table.add_row(
             job["key"] or job["id"],
-            _state(job["state"]),
+            draw.state(job["state"]),
             why[0],
             str(job["attempts"]),
-            _number(job["gpu_hours"]),
+            draw.number(job["gpu_hours"]),
             f"{job['cost']:.2f}",
         )
     return table
@@ -707,14 +701,14 @@ FACTS = (
 
 
 def _attempts_table(attempts: Sequence[Answer]) -> Table:
-    table = _table("attempt", "state", "started", ">took", "host", "code", "facts")
+    table = draw.table("attempt", "state", "started", ">took", "host", "code", "facts")
     for one in attempts:
-        took = _span(one["gpu_s"] / one["gpus"]) if one["gpus"] and one["gpu_s"] else ""
+        took = draw.span(one["gpu_s"] / one["gpus"]) if one["gpus"] and one["gpu_s"] else ""
         commit = f"{one['git_commit'][:8]}{'+' if one['git_dirty'] else ''}"
         facts = "  ".join(f"{name} {_fact(name, one['facts'][name])}" for name in FACTS if name in one["facts"])
         table.add_row(
             f"{one['id']} {one['number']}",
-            _state(one["state"]),
+            draw.state(one["state"]),
             one["started_at"].replace("T", " ").rstrip("Z"),
             took,
             one["host"],
@@ -734,7 +728,7 @@ SIGNS = "•×+o*#@%&="
 """What draws the points of each seed."""
 
 
-def curve_plot(curve: Mapping[str, Any], width: int = WIDTH - 4, height: int = 16) -> str:
+def curve_plot(curve: Mapping[str, Any], width: int = draw.WIDTH - 4, height: int = 16) -> str:
     """The curves of a run's jobs in one frame, a sign per seed; without colour codes."""
     import plotext
 
@@ -769,7 +763,7 @@ def _spread(values: Sequence[float]) -> list[float]:
 
 def logs(answer: Answer) -> None:
     """The end of each log, as it is."""
-    console = _console()
+    console = draw.open_console()
     for log in answer["logs"]:
         console.print(Text(f"{log['id']} attempt {log['attempt']} ({log['state']})  {log['path']}", style="bold"), soft_wrap=True)
         for line in log["lines"]:
@@ -797,40 +791,40 @@ def follow_log(path: Path) -> None:
 
 def lock(answer: Answer) -> None:
     """The final config, each changed key with the decision it came from; or why it is not there yet."""
-    console = _console()
+    console = draw.open_console()
     if "settings" not in answer:
-        _title(console, answer, "not locked yet")
+        draw.title(console, answer, "not locked yet")
         for why in answer["reasons"][:MOST_REASONS]:
-            console.print(_labelled("waiting", why))
+            console.print(draw.labelled("waiting", why))
         if len(answer["reasons"]) > MOST_REASONS:
             console.print(f"         and {len(answer['reasons']) - MOST_REASONS} more")
-        _next(console, answer)
+        draw.next_step(console, answer)
         return
-    _title(console, answer, "locked" if answer["locked"] else "lock lifted")
+    draw.title(console, answer, "locked" if answer["locked"] else "lock lifted")
     if answer["lifted_because"]:
         console.print(f"lifted   {answer['lifted_because']}")
-    table = _table("setting", "value", "from")
+    table = draw.table("setting", "value", "from")
     for name in sorted(answer["settings"], key=lambda name: name not in answer["changed"]):
         changed = name in answer["changed"]
         style = "bold" if changed else ""
         table.add_row(
             Text(name, style=style),
-            Text(_toml(answer["settings"][name]), style=style),
+            Text(draw.toml(answer["settings"][name]), style=style),
             Text(answer["sources"][name], style=style or "dim"),
         )
     console.print(table)
     console.print()
     console.print(_lock_line(answer))
     for conflict in answer["conflicts"]:
-        console.print(_labelled("conflict", conflict))
+        console.print(draw.labelled("conflict", conflict))
     if answer["confirmation"]["because"]:
         console.print(answer["confirmation"]["because"])
         _comparisons(console, answer["confirmation"]["comparisons"])
-    _next(console, answer)
+    draw.next_step(console, answer)
 
 
 def _lock_line(held: Answer) -> str:
-    changes = ", ".join(f"{name} = {_toml(held['settings'][name])} ({held['sources'][name]})" for name in held["changed"])
+    changes = ", ".join(f"{name} = {draw.toml(held['settings'][name])} ({held['sources'][name]})" for name in held["changed"])
     recipe = f"the baseline with {changes}" if changes else "the baseline, unchanged"
     trained = f"trained as {held['trained_as']}" if held["trained_as"] else "this combination was never trained"
     return f"config {held['hash'][:12]}: {recipe}; {trained}; {held['confirmation']['says']}"
@@ -838,10 +832,10 @@ def _lock_line(held: Answer) -> str:
 
 def rebuild(answer: Answer) -> None:
     """What was read back from the folders."""
-    console = _console()
+    console = draw.open_console()
     console.print(
-        f"{answer['database']} made anew: {_count(answer['jobs'], 'job')}, {_count(answer['attempts'], 'attempt')}, "
-        f"{_count(answer['points'], 'point')}, {_count(answer['decisions'], 'decision')}",
+        f"{answer['database']} made anew: {draw.count(answer['jobs'], 'job')}, {draw.count(answer['attempts'], 'attempt')}, "
+        f"{draw.count(answer['points'], 'point')}, {draw.count(answer['decisions'], 'decision')}",
         soft_wrap=True,
     )
     for complaint in answer["complaints"]:
@@ -850,24 +844,24 @@ def rebuild(answer: Answer) -> None:
 
 def rehearse(answer: Answer) -> None:
     """What each rule would do; the locks; lines and how often they say something false; promises kept or not."""
-    console = _console()
+    console = draw.open_console()
     noise = f"noise {answer['noise']}"
-    _title(console, answer, f"{answer['studies']:,} rehearsed studies · world: {answer['world']} · {noise}")
+    draw.title(console, answer, f"{answer['studies']:,} rehearsed studies · world: {answer['world']} · {noise}")
     sizes = (f"{name} {one['sd']:.3g} ({one['source']})" for name, one in answer["sd"].items())
     console.print(f"sd between seeds: {', '.join(sizes)}", style="dim")
     for one in answer["effects"]:
         console.print(f"true: {one['run']} shifts {one['metric']} by {one['effect']:+g}", style="dim")
     console.print()
-    table = _table("rule", ">wrong adoptions", ">misses", ">regret in margins", ">GPU-hours")
+    table = draw.table("rule", ">wrong adoptions", ">misses", ">regret in margins", ">GPU-hours")
     for rule in answer["rules"]:
         numbers = (_percent(rule["wrong"]), _percent(rule["missed"]), f"{rule['regret']:.2f}", f"{rule['gpu_hours']:,.3g}")
         table.add_row(rule["rule"], *numbers)
     console.print(table)
     console.print()
-    table = _table(">chance", "final config")
+    table = draw.table(">chance", "final config")
     locks = list(answer["rules"][0]["locks"].items())
     for name, chance in locks[:MOST_REASONS]:
-        table.add_row(_percent(chance), _short(name, 80))
+        table.add_row(_percent(chance), draw.short(name, 80))
     console.print(table)
     if len(locks) > MOST_REASONS:
         console.print(f"… and {len(locks) - MOST_REASONS} more: see --json", style="dim")
@@ -878,18 +872,18 @@ def rehearse(answer: Answer) -> None:
 
 def _rehearsed_lines(console: Console, lines: Sequence[Answer]) -> None:
     """A line that nobody asked (its runs were skipped in every study) has no share."""
-    table = _table("", "line", ">fires", ">says something false")
+    table = draw.table("", "line", ">fires", ">says something false")
     for line in lines:
         share = _percent(line["fired"] / line["asked"]) if line["asked"] and line["fired"] else "never"
         false = _percent(line["false"] / line["asked"]) if line["false"] else ""
-        table.add_row(line["where"].removesuffix(" (learn)"), _short(line["text"], 56), share, false)
+        table.add_row(line["where"].removesuffix(" (learn)"), draw.short(line["text"], 56), share, false)
     console.print(table)
     console.print()
 
 
 def _rehearsed_targets(console: Console, targets: Sequence[Answer]) -> None:
     """Promises in short: of several comparisons the worst; those that are not kept, each."""
-    table = _table("promise", "of", ">measured", ">limits", "")
+    table = draw.table("promise", "of", ">measured", ">limits", "")
     for name in dict.fromkeys(target["name"] for target in targets):
         of_name = [target for target in targets if target["name"] == name]
         failed = [target for target in of_name if not target["passed"]]
@@ -898,7 +892,9 @@ def _rehearsed_targets(console: Console, targets: Sequence[Answer]) -> None:
             others = f" (nearest of {len(of_name)})" if not failed and len(of_name) > 1 else ""
             measured = "–" if target["measured"] is None else f"{target['measured']:.3g}"
             word = Text("kept", style="green") if target["passed"] else Text("not kept", style="bold red")
-            table.add_row(name, _short(target["of"], 44) + others, measured, f"{target['low']:.3g}–{target['high']:.3g}", word)
+            table.add_row(
+                name, draw.short(target["of"], 44) + others, measured, f"{target['low']:.3g}–{target['high']:.3g}", word
+            )
     console.print(table)
 
 
@@ -916,125 +912,3 @@ def _percent(share: float) -> str:
 
 
 # ---------------------------------------------------------------- small things
-
-
-def _console() -> Console:
-    """Where screens go; its width is the terminal's, up to WIDTH."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    return console
-
-
-def _table(*columns: str) -> Table:
-    """A table without lines; a column named ">x" is aligned to the right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for name in columns:
-        right = name.startswith(">")
-        folds = name in ("because", "facts", "value", "baseline", "why", "change", "holds")
-        table.add_column(name.removeprefix(">"), justify="right" if right else "left", no_wrap=not folds, overflow="fold")
-    return table
-
-
-def _indented(what: RenderableType, by: int) -> Padding:
-    return Padding(what, (0, 0, 0, by), expand=False)
-
-
-def _title(console: Console, answer: Answer, text: str) -> None:
-    console.print(_heading(answer, text))
-    console.print()
-
-
-def _heading(answer: Answer, text: str) -> Text:
-    return Text.assemble((answer["study"], "bold"), f" · {answer['profile']} · {text}")
-
-
-def _next(console: Console, answer: Answer) -> None:
-    if answer.get("next"):
-        console.print()
-        console.print(f"Next: {answer['next']}", soft_wrap=True)
-
-
-def _state(state: str) -> Text:
-    return Text(state, style=STYLES.get(state, ""))
-
-
-def _labelled(label: str, text: str) -> Text:
-    return Text.assemble((f"{label:<8} ", STYLES.get(label, "")), text)
-
-
-def _states(states: Mapping[str, int]) -> str:
-    known = [f"{states[state]} {state}" for state in ORDER if states.get(state)]
-    return " · ".join(known) or "no jobs"
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return " ".join(map(str, seeds)) if len(seeds) <= 3 else f"{seeds[0]} … {seeds[-1]} ({len(seeds)})"
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:4])} and {len(names) - 4} more"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def _number(value: float) -> str:
-    """Three digits that count."""
-    return (
-        f"{value:,.0f}"
-        if value >= 100
-        else f"{value:.1f}"
-        if value >= 10
-        else f"{value:.2f}"
-        if value >= 0.1 or value == 0
-        else f"{value:.3f}"
-    )
-
-
-def _value(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _hours(hours: float) -> str:
-    return _span(hours * 3600)
-
-
-def _span(seconds: float) -> str:
-    """A duration in the unit that suits it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def _spent(answer: Answer) -> str:
-    return f"{_number(answer['gpu_hours'])} GPU-hours · ${answer['cost']:.2f}"
-
-
-def _clock() -> str:
-    return datetime.now(UTC).astimezone().strftime("%H:%M:%S")
-
-
-def _meter(fraction: float | None) -> str:
-    if fraction is None:
-        return ""
-    full = round(max(0.0, min(1.0, fraction)) * PROGRESS)
-    return "█" * full + "░" * (PROGRESS - full)
-
-
-def _short(text: str, most: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
-
-
-def _toml(value: Any) -> str:
-    """A value as runs.toml would write it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return f'"{value}"' if isinstance(value, str) else "–" if value is None else str(value)

@@ -65,8 +65,8 @@ def code_for(desk: Desk, at: str, *, new: bool = False, because: str = "") -> Co
     if taken and (not new or taken[-1].hash == today):
         if taken[-1].hash != today and not taken[-1].folder(desk).is_dir():
             raise UserError(
-                f"{taken[-1].folder(desk)}: the code this study runs from is gone, and the trainer has changed since. Put it back, "
-                'or take the code of today: ablate launch --new-code --because "…"'
+                f"{taken[-1].folder(desk)}: the code this study runs from is gone, and the trainer has changed since. Put it "
+                'back, or take the code of today: ablate launch --new-code --because "…"'
             )
         _copy(desk, taken[-1])
         return taken[-1]

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 from ablate.cost import hours_of
 from ablate.decide import Learned, SweepAnswer, decide_sweep
 from ablate.desk import Desk, existing_desk, measured_hours
-from ablate.evidence import job_results, undeclared_looks
+from ablate.evidence import edits_since_frozen, job_results, undeclared_looks
 from ablate.plan import Plan, PlannedJob
 from ablate.runs_toml import read_study
 from ablate.study import ENDED, Study, UserError
@@ -122,6 +122,7 @@ class Tables:
                 now="",
                 hours_of=lambda run: hours_of(self.study, run, hours)[0],
                 undeclared=undeclared_looks(self.desk),
+                edits=edits_since_frozen(self.desk),
             )
             for name, sweep in self.study.sweeps.items()
         }
@@ -220,7 +221,11 @@ class Tables:
         for run in runs:
             if run not in known:
                 raise UserError(f"{self.study.path.name}: there is no run {run!r}; runs: {', '.join(self.study.runs)}")
-        return [job for run in runs for job in self.plan.of_run(run)] if runs else list(self.plan.jobs)
+        return (
+            [job for run in runs for job in self.plan.of_run(run)]
+            if runs
+            else [job for job in self.plan.jobs if not job.confirms]
+        )
 
     def _attempts(self, runs: Sequence[str]) -> Iterable[tuple[PlannedJob, int]]:
         for job in self._jobs(runs):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ablate import answers, cli, screens
+from ablate import answers, cli, drawing, screens
 from ablate.completion import block, profile, run, sweep
 from ablate.desk import Desk, open_desk
 from ablate.launch import Event, Outcome, Progress, Tick
@@ -216,7 +216,7 @@ def test_plan_groups_seeds_says_what_is_waited_for_and_ends_with_the_next_step(a
     assert "waiting: LR2-s42, LR2-s43, LR2-s44: decision freeze is open: it may skip sweep2" in out
     assert "chain    18 min at least" in out
     assert out.endswith("Next: ablate launch --profile tiny\n")
-    assert max(map(len, out.splitlines())) <= screens.WIDTH
+    assert max(map(len, out.splitlines())) <= drawing.WIDTH
 
 
 @pytest.mark.usefixtures("folder")
@@ -260,7 +260,7 @@ def test_decide_draws_one_line_per_comparison_with_its_margin_bar(desk: Desk, ab
     assert "●" in line
     assert "3/3" in line
     assert "val_loss ±0.05, better is left" in out
-    assert max(map(len, out.splitlines())) <= screens.WIDTH
+    assert max(map(len, out.splitlines())) <= drawing.WIDTH
 
 
 def test_decide_without_results_says_what_it_waits_for_and_exits_3(ablate: Any) -> None:
@@ -378,7 +378,7 @@ def test_show_has_what_differs_the_attempts_the_curve_and_the_decisions(desk: De
     assert "val_loss [nats] over steps   • F1-s42" in out
     assert "┤" in out
     assert "freeze took F3" in out
-    assert max(map(len, out.splitlines())) <= screens.WIDTH
+    assert max(map(len, out.splitlines())) <= drawing.WIDTH
 
 
 def test_show_of_an_alias_is_the_run(ablate: Any) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from ablate import answers, cli, evidence, screens
+from ablate import answers, cli, drawing, evidence, screens
 from ablate.audit import audit
+from ablate.collect import claim_attempt, record_job
 from ablate.confirm import claim, suspects
 from ablate.desk import Desk, open_desk
 from ablate.launch import Options, launch
@@ -204,23 +205,25 @@ def test_a_lock_that_is_the_baseline_has_nothing_to_confirm(tmp_path: Path, type
     assert "the baseline itself: nothing to confirm" in typed("lock")
 
 
+class NoCluster:
+    """Has GPUs, and no jobs."""
+
+    def node_gpus(self) -> list[float]:
+        return [4.0]
+
+    def reattach(self, *_: Any) -> list[Any]:
+        return []
+
+    def stop_all(self, _: float) -> None:
+        """Nothing runs on it."""
+
+
 def test_under_the_lock_only_its_confirmation_starts(tmp_path: Path) -> None:
     desk = ended(desk_of(tmp_path, STUDY.replace('1 = ["F3", "F1", "LR2"]', '1 = ["F3", "F1", "LR2"]\n2 = []')))
-    started: list[str] = []
 
     class Nobody(Witness):
         def stop_asked(self) -> Any:
             return "stop"
-
-    class NoCluster:
-        def node_gpus(self) -> list[float]:
-            return [4.0]
-
-        def reattach(self, *_: Any) -> list[Any]:
-            return []
-
-        def stop_all(self, _: float) -> None:
-            started.append("stopped")
 
     end_ = launch(desk, Options(gpus=4), Nobody(), lambda *_: nullcontext(NoCluster()))  # type: ignore[arg-type,return-value]  # a far edge
     assert end_.interrupted, "a locked study with its confirmation to do may be launched"
@@ -237,6 +240,16 @@ def test_the_audit_judges_the_confirmation_again(tmp_path: Path) -> None:
     found = {one.name: one for one in audit(desk)}
     assert found[CONFIRMATION].verdict == "fell"
     assert found["freeze"].verdict == "follows"
+
+
+def test_a_combination_that_only_its_confirmation_trained_stays_locked_as_it_is(tmp_path: Path) -> None:
+    desk = confirmed(ended(desk_of(tmp_path), LR2=1.01), 0.8)
+    assert held(desk).trained_as == ""
+    assert held(desk).settings == {"model.frozen": True, "optim.ratio": 100.0}
+    before = held(desk)
+    assert evidence.lock(desk, "2026-11-22T13:00:00Z") == before
+    assert not before.provisional
+    assert {one.verdict for one in audit(desk)} == {"follows"}
 
 
 def test_another_lock_needs_another_confirmation(tmp_path: Path) -> None:
@@ -257,7 +270,7 @@ def test_a_confirmed_lock_is_drawn_with_its_numbers(
     screens.lock(answers.lock(desk))
     out = capsys.readouterr().out
     assert "lock-confirm − F3" in out
-    assert max(map(len, out.splitlines())) <= screens.WIDTH
+    assert max(map(len, out.splitlines())) <= drawing.WIDTH
 
 
 def test_a_lock_with_conflicts_cannot_be_confirmed(tmp_path: Path) -> None:
@@ -265,3 +278,25 @@ def test_a_lock_with_conflicts_cannot_be_confirmed(tmp_path: Path) -> None:
     lock = replace(held(desk), conflicts=("a: b",), at="2026-11-22T13:00:00Z")
     desk.store.save_lock(lock)
     assert {job.reason for job in desk.plan().jobs if job.confirms} == {"the lock has conflicts: a: b"}
+
+
+def test_a_confirmation_whose_launch_was_killed_is_taken_up_again(tmp_path: Path) -> None:
+    desk = ended(desk_of(tmp_path))
+    job = next(job for job in desk.plan().jobs if job.run == LOCKED)
+    assert job.key is not None
+    assert job.settings is not None
+    record_job(desk.store, desk.folders, JobRecord(job.key, job.run, job.seed, dict(job.settings), 2, NOW))
+    assert claim_attempt(desk.store, desk.folders, job.key, NOW) is not None
+    for other in desk.plan().jobs:
+        if other.confirms and other.id != job.id:
+            end(desk, other, 0.8 if other.run == LOCKED else 1.0)
+    asked: list[str] = []
+
+    class Passing(Witness):
+        def stop_asked(self) -> Any:
+            asked.append("asked")
+            return "stop"
+
+    launch(desk, Options(gpus=4), Passing(), lambda *_: nullcontext(NoCluster()))  # type: ignore[arg-type,return-value]  # a far edge
+    assert asked, "the loop was reached"
+    assert next(one for one in desk.plan().jobs if one.id == job.id).state == "interrupted"

@@ -6,7 +6,7 @@ import pytest
 
 from ablate.conditions import Compared, Otherwise
 from ablate.freeze import changes, content_hash, frozen_content, take_text, tree_hash
-from ablate.study import Learn, Line, Take
+from ablate.study import Confirm, Learn, Line, Take
 from tests.studies import LOSS, VQA, study, sweep, tree
 
 FREEZE = tree(
@@ -98,3 +98,12 @@ def test_a_take_reads_as_in_the_file(take, text):
 def test_a_tree_line_is_kept_as_it_is_written():
     assert isinstance(FREEZE.lines[0], Line)
     assert frozen_content(STUDY)["sweeps"]["sweep1"]["trees"]["freeze"][1] == ["otherwise", "F3", "stay"]
+
+
+def test_looks_and_the_seeds_of_the_confirmation_are_frozen_where_they_are_declared():
+    plain = study()
+    assert {"looks", "spending", "confirm"}.isdisjoint(frozen_content(plain))
+    declared = replace(plain, looks=(3, 5), confirm=Confirm("F3", (45, 46), "val_loss"))
+    assert changes(frozen_content(declared), frozen_content(replace(declared, looks=(3, 8)))) == ("looks [3, 5] → [3, 8]",)
+    later = replace(declared, confirm=Confirm("F3", (45,), "val_loss"))
+    assert changes(frozen_content(declared), frozen_content(later)) == ("confirm.seeds [45, 46] → [45]",)

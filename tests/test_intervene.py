@@ -110,6 +110,21 @@ def test_a_gang_stops_when_its_folder_says_so(desk: Desk) -> None:
     assert intervene.held_by(folder)
 
 
+def test_an_attempt_that_was_given_up_dies_when_it_wakes_and_writes_in_vain(desk: Desk) -> None:
+    folder = begin(desk)
+    key = folder.parent.name
+    line = '{"attempt": 1, "step": %d, "metrics": {"loss": 1.0}}\n'
+    (folder / "metrics.jsonl").write_text(line % 1)
+    collect.fence(folder, NOW, len(line % 1))
+    ended = run_gang(Gang(folder, python(SAVES_ON_SIGTERM), cwd=str(folder)), Stop())
+    assert ended.cause == "killed"
+    with (folder / "metrics.jsonl").open("a") as late:
+        late.write(line % 2)
+    collect.collect(desk.store, desk.folders)
+    assert desk.store.curve(key, "loss") == [(1, 1.0)]
+    assert not intervene.held_by(folder)
+
+
 def test_a_job_stopped_by_name_stays_stopped_while_the_others_go_on(cluster: Cluster, tmp_path: Path) -> None:
     desk = desk_of(tmp_path, SLOW)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablate import cli, evidence
+from ablate import answers, cli, evidence, screens
 from ablate.compare import holm_levels
 from ablate.desk import Desk, open_desk
 from ablate.evidence import freeze, settle, to_settle
@@ -291,3 +291,29 @@ def test_the_command_says_the_price_before_it_asks(
     code, _, err = typed("sweep1", "--run", "F1")
     assert code == 2
     assert "--settle chooses the jobs itself" in err
+
+
+def test_an_edit_of_what_was_frozen_stands_beside_every_verdict_it_touches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = desk_of(tmp_path)
+    freeze(desk, NOW, "")
+    train(desk)
+    later = desk_of(tmp_path, STUDY.replace("margin = 0.05", "margin = 0.06"))
+    freeze(later, NOW, "0.05 was below the noise")
+    screens.decide(answers.decide(later, ("sweep1",)))
+    label = "deviates: metrics.val_loss.margin 0.05 → 0.06 (reason: 0.05 was below the noise)"
+    assert label in capsys.readouterr().out
+    assert all(label in one["labels"] for one in later.store.decisions()["freeze"].comparisons)
+
+
+def test_an_edit_of_another_sweep_or_metric_does_not(tmp_path: Path) -> None:
+    desk = desk_of(tmp_path)
+    freeze(desk, NOW, "")
+    train(desk)
+    later = desk_of(tmp_path, STUDY.replace('"another ratio"', '"a better ratio"'))
+    freeze(later, NOW, "wording")
+    evidence.decide(later, NOW)
+    touched = {name: [one["labels"] for one in record.comparisons] for name, record in later.store.decisions().items()}
+    assert not any("deviates" in str(labels) for labels in touched["freeze"])
+    assert all("deviates: sweeps.sweep2" in str(labels) for labels in touched["lr"])

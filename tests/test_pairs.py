@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ablate
-from ablate import cli, screens
+from ablate import cli, drawing
 from ablate.desk import Desk
 from ablate.evidence_answers import FORMULAS, compare, says
 from ablate.evidence_screens import FOREST, forest
@@ -82,7 +82,7 @@ def test_a_comparison_says_what_holds_beside_its_interval_and_what_was_equal(typ
     assert "budget 960 samples" in out
     assert "shown, never a verdict" in " ".join(out.split())
     assert "better ←" in out
-    assert max(map(len, out.splitlines())) <= screens.WIDTH
+    assert max(map(len, out.splitlines())) <= drawing.WIDTH
 
 
 def test_explained_it_shows_seeds_pool_ledger_and_the_source_of_each_formula(typed: Any) -> None:

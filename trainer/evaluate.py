@@ -23,7 +23,7 @@ from trainer import attention
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch
 from trainer.data.open import Data
-from trainer.losses import sample_losses, token_losses
+from trainer.losses import sample_losses
 from trainer.metrics import KINDS
 from trainer.model.packing import Packed, pack
 from trainer.model.vision_language import Prediction, VisionLanguageModel
@@ -115,13 +115,13 @@ class Evaluator:
         for passes, looks in ((name, final), ("coarse", None if coarse is None else coarse.looks)):
             for place, row in enumerate(batch.rows):
                 if row in self._clips and looks is not None:
-                    mine = packed.visual_at[0] == place
+                    mine = packed.sample == place
                     sums.maps[f"{row}/{passes}"] = looks[mine].permute(1, 2, 0, 3)
 
     def _targets(self, batch: Batch, packed: Packed) -> Tensor:
         """[M] patch each look must find; -1 where there is none, and in the first frame: nothing was seen before it."""
         cells = [self._cells.get(row) for row in batch.rows]
-        places = zip(packed.visual_at[0].tolist(), packed.visual_time.tolist(), strict=True)
+        places = zip(packed.sample.tolist(), packed.time.tolist(), strict=True)
         wanted = [
             its[time] if time > 0 and (its := cells[sample]) is not None and time < len(its) else -1 for sample, time in places
         ]
@@ -185,11 +185,11 @@ class Evaluator:
 
 def _add_losses(sums: _Sums, batch: Batch, packed: Packed, prediction: Prediction) -> None:
     rows = torch.tensor(batch.rows)
-    losses, tokens = sample_losses(token_losses(prediction.logits, packed.targets), packed.target_from[0], packed.samples)
+    losses, tokens = sample_losses(prediction.losses, packed.target_row, packed.samples)
     sums.losses[rows] = torch.where(tokens > 0, losses, 0.0).cpu()
     sums.tokens[rows] = tokens.double().cpu()
-    if prediction.coarse_logits is not None:
-        coarse, _ = sample_losses(token_losses(prediction.coarse_logits, packed.targets), packed.target_from[0], packed.samples)
+    if prediction.coarse_losses is not None:
+        coarse, _ = sample_losses(prediction.coarse_losses, packed.target_row, packed.samples)
         sums.coarse[rows] = torch.where(tokens > 0, coarse, 0.0).cpu()
 
 
@@ -243,10 +243,12 @@ def greedy(
     """The most likely next token, again and again, after each sample's frames and prompt: up to `most` tokens or `eos`."""
     packed = pack(_with_prompts(batch, prompts), model.connector.tokens_per_frame, device)
     visual = model.connector.see(model.dino, model.llm, packed, model.connector.trained_way).final.tokens
-    embeds = model.sequence(visual, packed)  # [B, C, L]
-    lengths = torch.bincount(torch.cat([packed.visual_at[0], packed.text_at[0]]), minlength=packed.samples)  # [B]
+    tokens, (samples, columns) = model.tokens(visual, packed), packed.places.shape
+    embeds = tokens.new_zeros(samples * columns, tokens.shape[1]).index_copy(0, packed.places.flat, tokens)
+    embeds = embeds.view(samples, columns, -1)  # [B, C, L]
+    lengths = torch.bincount(packed.places.flat // columns, minlength=samples)  # [B]
     # New tokens go behind the longest sequence: the mask hides the padding between, positions count on from each sample's end.
-    mask = (torch.arange(packed.shape[1], device=device) < lengths[:, None]).long()  # [B, C]
+    mask = (torch.arange(columns, device=device) < lengths[:, None]).long()  # [B, C]
     cache = DynamicCache()
     output = model.llm.model(inputs_embeds=embeds, attention_mask=mask, past_key_values=cache, use_cache=True)
     hidden = output.last_hidden_state[torch.arange(packed.samples, device=device), lengths - 1]  # [B, L]

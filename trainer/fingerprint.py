@@ -197,7 +197,8 @@ def _batch(data: Data, plans: Sequence[StepPlan]) -> dict[str, Any]:
 def _shapes(model: VisionLanguageModel, data: Data, plan: StepPlan) -> dict[str, list[int]]:
     """Per shown frame and per supervised token: what a batch holds does not matter."""
     model.eval()
-    prediction = model(pack(data.train.load(plan.micro[0]), model.connector.tokens_per_frame, ALONE.device), attention=True)
+    packed = pack(data.train.load(plan.micro[0]), model.connector.tokens_per_frame, ALONE.device)
+    prediction = model(packed, attention=True, logits=True)
     model.train()
     final = prediction.views.final
     return {

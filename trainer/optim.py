@@ -74,6 +74,8 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, floa
 def scale_and_clip(parameters: Sequence[nn.Parameter], scale: float | Tensor, clip_norm: float) -> Tensor:
     """Multiply all gradients by `scale`, clip their global norm, and return the norm before clipping: 0-dim, on their device."""
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if isinstance(scale, Tensor) and scale.device.type == "cpu":
+        scale = scale.item()  # nothing to wait for, and a number is several times faster here
     torch._foreach_mul_(gradients, scale)
     norm: Tensor = nn.utils.clip_grad_norm_(parameters, clip_norm)
     return norm

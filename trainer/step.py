@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch
 from trainer.evaluate import autocast, chunks
-from trainer.losses import token_losses
 from trainer.model.packing import Packed, pack
 from trainer.model.vision_language import Coarse, Prediction, VisionLanguageModel
 from trainer.phases import phase
@@ -161,11 +160,10 @@ def _loss(wrapped: nn.Module, packed: Packed, coarse: Coarse, config: TrainConfi
     with phase("forward"), autocast(config, ranks):
         prediction: Prediction = wrapped(packed, coarse=coarse)
     with phase("loss"):
-        losses = token_losses(prediction.logits, packed.targets)  # [P]
-        total = losses.sum()
-        if prediction.coarse_logits is not None:
-            coarse_losses = token_losses(prediction.coarse_logits, packed.targets)[packed.seen]
-            sums.measure("fine", losses[packed.seen].sum())
+        total = prediction.losses.sum()
+        if prediction.coarse_losses is not None:
+            coarse_losses = prediction.coarse_losses.index_select(0, packed.seen)
+            sums.measure("fine", prediction.losses.index_select(0, packed.seen).sum())
             sums.measure("coarse", coarse_losses.sum())
             sums.counted["compared"] += len(coarse_losses)
             if coarse == "trained":

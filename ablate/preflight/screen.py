@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from ablate import screens
+from ablate import drawing
 from ablate.answers import Answer
 
 STYLES = {"error": "bold red", "flag": "yellow", "note": "dim", "": ""}
@@ -18,16 +18,16 @@ MOST_LEFT = 3
 
 def check(answer: Answer) -> None:
     """Effects, trees, power, resources; then how many errors and flags."""
-    console = screens._console()
-    screens._title(console, answer, "check")
+    console = drawing.open_console()
+    drawing.title(console, answer, "check")
     for part, draw in (("effects", _effects), ("trees", _trees), ("power", _power), ("resources", _resources)):
         if part in answer["asked"]:
             draw(console, answer)
             console.print()
     counts = answer["counts"]
-    said = [screens._count(counts[level], level) for level in ("error", "flag", "note") if counts[level]]
+    said = [drawing.count(counts[level], level) for level in ("error", "flag", "note") if counts[level]]
     console.print(Text(" · ".join(said) or "nothing to say against it", style=STYLES["error" if counts["error"] else ""]))
-    screens._next(console, answer)
+    drawing.next_step(console, answer)
 
 
 def _head(console: Console, name: str, says: str) -> None:
@@ -45,18 +45,18 @@ def _effects(console: Console, answer: Answer) -> None:
         return
     verdicts = Counter(row["verdict"].replace("_", " ") for row in rows)
     _head(console, "effects", f"each row against its start: {', '.join(f'{count} {name}' for name, count in verdicts.items())}")
-    table = screens._table("", "row", "", "first seen")
+    table = drawing.table("", "row", "", "first seen")
     for row in rows:
         seen = (row["differences"] or [""])[0]
         more = f"; {len(row['differences']) - 1} more" if len(row["differences"]) > 1 else ""
         verdict = row["verdict"].replace("_", " ")
         against = f" of {row['against']}" if row["verdict"] == "baseline" and row["against"] != row["run"] else ""
         marked = Text(row["level"], style=STYLES[row["level"]])
-        table.add_row(marked, row["run"], f"{verdict}{against}", Text(screens._short(seen, 52) + more, style="dim"))
-    console.print(screens._indented(table, 2))
+        table.add_row(marked, row["run"], f"{verdict}{against}", Text(drawing.short(seen, 52) + more, style="dim"))
+    console.print(drawing.indented(table, 2))
     for row in rows:
         for note in row["notes"]:
-            console.print(screens._indented(Text(f"{row['run']}: {note}", style="dim" if not row["level"] else ""), 2))
+            console.print(drawing.indented(Text(f"{row['run']}: {note}", style="dim" if not row["level"] else ""), 2))
 
 
 def _trees(console: Console, answer: Answer) -> None:
@@ -67,9 +67,9 @@ def _trees(console: Console, answer: Answer) -> None:
     for report in reports:
         told = [*_line_texts(report), *(_marked(note["level"], note["says"]) for note in report["notes"]), *_left(report)]
         if told:
-            console.print(screens._indented(Text(f"{report['sweep']} {report['tree'] or 'learn lines'}", style="bold"), 2))
+            console.print(drawing.indented(Text(f"{report['sweep']} {report['tree'] or 'learn lines'}", style="bold"), 2))
         for text in told:
-            console.print(screens._indented(text, 4))
+            console.print(drawing.indented(text, 4))
 
 
 def _line_texts(report: Answer) -> Iterator[Text]:
@@ -103,20 +103,20 @@ def _power(console: Console, answer: Answer) -> None:
     )
     if not lines:
         return
-    table = screens._table("compared", "on", ">n", ">margin", ">sees", ">chance", "to know")
+    table = drawing.table("compared", "on", ">n", ">margin", ">sees", ">chance", "to know")
     for line in lines:
         for sight in line["sights"]:
             table.add_row(
-                screens._short(f"{sight['a']} {sight['verdict']} {sight['b']}", 26),
-                screens._short(sight["metric"], 16),
+                drawing.short(f"{sight['a']} {sight['verdict']} {sight['b']}", 26),
+                drawing.short(sight["metric"], 16),
                 f"{sight['n_a']}/{sight['n_b']}" if sight["n_b"] else str(sight["n_a"]),
                 f"{sight['margin']:g}",
                 "?" if sight["visible"] is None else f"{sight['visible']:.3g}",
                 f"{sight['power']:.0%}",
                 Text(_price(sight), style=STYLES["flag"]),
             )
-    console.print(screens._indented(table, 2))
-    console.print(screens._indented(Text(_legend(answer), style="dim"), 2))
+    console.print(drawing.indented(table, 2))
+    console.print(drawing.indented(Text(_legend(answer), style="dim"), 2))
 
 
 def _price(sight: Answer) -> str:
@@ -125,7 +125,7 @@ def _price(sight: Answer) -> str:
         return "" if sight["answerable"] else "noise?"
     if price["seeds"] is None:
         return "out of reach"
-    return f"{price['seeds']} seeds: {screens._number(price['gpu_hours'])} GPU-h ${price['usd']:.2f}"
+    return f"{price['seeds']} seeds: {drawing.number(price['gpu_hours'])} GPU-h ${price['usd']:.2f}"
 
 
 def _legend(answer: Answer) -> str:
@@ -141,4 +141,4 @@ def _resources(console: Console, answer: Answer) -> None:
     _head(console, "resources", "of this machine")
     for one in answer["resources"]:
         name = f"{one['name']}: " if one["what"] in ("weights", "data") else ""
-        console.print(screens._indented(_marked(one["level"], f"{one['what']:<8} {name}{one['says']}"), 2))
+        console.print(drawing.indented(_marked(one["level"], f"{one['what']:<8} {name}{one['says']}"), 2))

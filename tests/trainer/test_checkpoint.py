@@ -26,7 +26,7 @@ def stepped(model: VisionLanguageModel, optimizer: torch.optim.Optimizer, times:
     packed = pack(small_batch([2, 0], [3, 4]), 1, ALONE.device)
     for _ in range(times):
         optimizer.zero_grad()
-        torch.autograd.backward(model(packed).logits.square().mean())
+        torch.autograd.backward(model(packed).losses.square().mean())
         optimizer.step()
 
 

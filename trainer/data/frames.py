@@ -21,7 +21,7 @@ from torch import Tensor
 from trainer.data import relay
 from trainer.data.once import built_once
 from trainer.data.pictures import Pixels, decode, decode_into
-from trainer.data.shards import DataError, Entry, Group, fingerprint, groups, load, read_sample
+from trainer.data.shards import DataError, Entry, Group, fingerprint, groups, load, read_entry
 from trainer.weights import local_folder
 
 MOST_CACHED_BYTES = 512 * 2**20
@@ -100,10 +100,9 @@ class Frames:
         if kept is not None:
             out[...] = kept[entry.first_frame + np.asarray(which)]
             return
-        path = self._shards / entry.shard
-        pictures = read_sample(path, entry.offset, entry.length).pictures
+        pictures = read_entry(self._shards, entry).pictures
         for place, i in enumerate(which):
-            decode_into(out[place], pictures[i], f"{path}: {entry.key}")
+            decode_into(out[place], pictures[i], f"{self._shards / entry.shard}: {entry.key}")
 
     def prepare(self, shard: str) -> bool:
         """Decode a shard into the cache unless the data is too big; True when it is there now."""
@@ -113,7 +112,8 @@ class Frames:
         if not self._keeps:
             return None
         path = self._shards / shard
-        target = self._cache / "frames" / f"{fingerprint(path)}-3x{self.size}x{self.size}.npy"
+        some = "-good" if self._left_out else ""
+        target = self._cache / "frames" / f"{fingerprint(path)}-3x{self.size}x{self.size}{some}.npy"
         built_once(target, lambda temporary: self._build(path, temporary))
         kept: Pixels = np.asarray(np.load(target, mmap_mode="r"))  # a plain view: memmap's own indexing is slow
         return kept

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from trainer.config import ConfigError, DataConfig, TrainConfig, conflict
 from trainer.data.indexed import bad_of_sources, counted_by, index_path, read_known, stale_shards, usable
-from trainer.data.manifest import SCHEMA, Manifest, index_root, of_entry, outside, sources, table_of, validation
+from trainer.data.manifest import SCHEMA, Manifest, index_root, names_of, of_entry, outside, sources, table_of, validation
 from trainer.data.mixture import counts
 from trainer.data.shards import KINDS, DataError, source_of
 
@@ -88,7 +88,7 @@ class Inventory:
     """Of all samples; 0 where there are none."""
     video_target: tuple[float, float]
     validation: Mapping[str, Mapping[str, Any]]
-    """Per set: samples, hash, kinds."""
+    """Per set: samples, hash, kinds, and how many of its samples are not among the good ones."""
     needs: tuple[Need, ...] = field(default=())
 
     @property
@@ -113,7 +113,7 @@ def take(root: Path, runs: Mapping[str, TrainConfig], cache: Path) -> Inventory:
         known.num_rows,
         video / known.num_rows if known.num_rows else 0.0,
         VIDEO_TARGET,
-        {name: _of_set(manifest) for name, manifest in sets.items()},
+        {name: _of_set(manifest, known) for name, manifest in sets.items()},
         tuple(_needs(root, known, sets, runs, stale if indexed else {})),
     )
 
@@ -178,9 +178,26 @@ def _sum(rows: Sequence[Held]) -> Held:
     return Held(**{**asdict(first), **sums, "status": "; ".join(status) or "ready"})
 
 
-def _of_set(manifest: Manifest) -> dict[str, Any]:
+def _of_set(manifest: Manifest, known: pa.Table) -> dict[str, Any]:
     kinds = {kind: manifest.kinds.count(kind) for kind in KINDS if kind in manifest.kinds}
-    return {"samples": len(manifest), "hash": manifest.hash, "kinds": kinds}
+    return {"samples": len(manifest), "hash": manifest.hash, "kinds": kinds, "lost": _lost(manifest, known)}
+
+
+def _lost(manifest: Manifest, known: pa.Table) -> int:
+    """Samples of a validation set that are not where it says, or bad; 0 while nothing is known."""
+    if not known.num_rows:
+        return 0
+    places = [pc.binary_join_element_wise(names_of(table), _place(table), LINE) for table in (manifest.table, known)]
+    return len(manifest) - int(pc.sum(pc.is_in(places[0], value_set=places[1])).as_py() or 0)
+
+
+LINE = pa.scalar("\n", pa.large_string())
+
+
+def _place(table: pa.Table) -> pa.ChunkedArray:
+    """Shard, byte and content, as one text."""
+    columns = [pc.cast(table[name], pa.large_string()) for name in ("shard", "offset", "content")]
+    return pc.binary_join_element_wise(*columns, LINE)
 
 
 def _needs(
@@ -202,13 +219,17 @@ def _needs(
     held_out = pa.concat_tables([one.table.select(SCHEMA.names) for one in sets.values()]) if sets else SCHEMA.empty_table()
     for what, names in asked.items():
         if what[0] == "set":
-            needs.append(_set_need(names, what[1], sets))
+            needs.append(_set_need(names, what[1], sets, known))
         else:
             needs += _mix_needs(root, known, held_out, names, *what[1:])
     return needs
 
 
-def _set_need(runs: Sequence[str], name: str, sets: Mapping[str, Manifest]) -> Need:
+def _set_need(runs: Sequence[str], name: str, sets: Mapping[str, Manifest], known: pa.Table) -> Need:
+    lost = _lost(sets[name], known) if name in sets else 0
+    if lost:
+        why = f"{lost} of its {len(sets[name])} samples are bad, changed or gone; restore their shards, or draw another set"
+        return Need(tuple(runs), f"validation set {name}", False, why)
     if name in sets:
         return Need(tuple(runs), f"validation set {name}", True, f"{len(sets[name])} samples, hash {sets[name].hash}")
     why = f"there is none of this name ({', '.join(sets) or 'none at all'}); draw it: `ablate data manifest {name}`"

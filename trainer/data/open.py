@@ -17,7 +17,7 @@ from trainer.data.frames import Frames, Look, look_of
 from trainer.data.indexed import counted_by, index_path, read_index, usable
 from trainer.data.manifest import SCHEMA, Manifest, draw, index_root, shards_of, table_of, validation
 from trainer.data.once import built_once
-from trainer.data.shards import DataError, fingerprint, read_meta
+from trainer.data.shards import DataError, fingerprint, read_entry
 from trainer.data.texts import Texts, loss_without_looking, tokenised
 from trainer.data.tokenizer import Tokenizer, load_tokenizer
 
@@ -46,7 +46,7 @@ class Data:
     def target_cells(self, row: int) -> list[int] | None:
         """Per frame of a validation sample the patch that must be looked at (-1: none); None where the shard does not say."""
         entry = self.val.samples.manifest.entry(row)
-        cells = read_meta(self.shards / entry.shard, entry.offset, entry.length).meta.get("target_cells")
+        cells = read_entry(self.shards, entry, with_pictures=False).meta.get("target_cells")
         if cells is not None and len(cells) != entry.frames:
             raise DataError(f"{self.shards / entry.shard}: {entry.key}: {len(cells)} target_cells for {entry.frames} frames")
         return cells

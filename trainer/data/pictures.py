@@ -1,6 +1,6 @@
 """Encoded pictures → pixels: JPEG and PNG, within bounds, the same bits on every machine.
 
-JPEGs are decoded by simplejpeg where it is installed: measured 1.6 times as fast as Pillow, with the same bits, because both are
+JPEGs are decoded by simplejpeg where it is installed: measured 1.4 times as fast as Pillow, with the same bits, because both are
 libjpeg-turbo (benchmarks/RESULTS.md, "Data"; a test compares them). Pillow decodes the rest.
 """
 

@@ -108,6 +108,18 @@ def read_meta(path: Path, offset: int, length: int) -> Sample:
         return load(path, file, group, with_pictures=False)
 
 
+def read_entry(shards: Path, entry: Entry, with_pictures: bool = True) -> Sample:
+    """A manifest's sample from its shard. Raises DataError naming shard and key when it is not there as the manifest says."""
+    path = shards / entry.shard
+    sample = (read_sample if with_pictures else read_meta)(path, entry.offset, entry.length)
+    if sample.key != entry.key or len(sample.pictures) != entry.frames:
+        raise DataError(
+            f"{path}: {entry.key}: {short(sample.key)} with {len(sample.pictures)} pictures stands in its place; the shard has "
+            "changed since its manifest was drawn"
+        )
+    return sample
+
+
 def index(path: Path) -> Iterator[Entry]:
     """Every sample of a shard, in its order. Raises DataError naming shard and key for one that cannot be used."""
     seen: set[str] = set()

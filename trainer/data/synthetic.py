@@ -38,7 +38,7 @@ class Recipe:
 
     relay: int = 6_700
     sparse: int = 3_300
-    crowded: int = 8_900
+    crowded: int = 10_800
     words: int = 1_900
     frames: int = 6
     video_tiles: tuple[int, int] = (1, 6)

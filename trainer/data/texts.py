@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from trainer.data.manifest import Manifest, entries
 from trainer.data.once import built_once
-from trainer.data.shards import DataError, read_meta
+from trainer.data.shards import DataError, read_entry
 from trainer.data.tokenizer import Tokenizer, open_tokenizer
 
 
@@ -104,8 +104,9 @@ def _tokenised(work: Work, tokenizer: Tokenizer) -> Tokenised:
     answers: list[npt.NDArray[np.bool_]] = []
     for entry in entries(work.rows):
         path = work.shards / entry.shard
+        sample = read_entry(work.shards, entry, with_pictures=False)
         try:
-            tokens, answer = tokenizer.sample(read_meta(path, entry.offset, entry.length), entry.source, entry.kind)
+            tokens, answer = tokenizer.sample(sample, entry.source, entry.kind)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         if not any(answer[: work.most]):

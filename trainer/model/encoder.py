@@ -47,9 +47,10 @@ def attention_parts(layer: Dinov2Layer) -> AttentionParts:
 def features(dino: Dinov2Model, frames: Tensor) -> Tensor:
     """frames: [U, 3, H, W] -> what `Dinov2Model` returns, [U, 1+N, D] after the final norm."""
     hidden = dino.embeddings(frames)  # [U, 1+N, D]
+    rows = hidden.flatten(0, 1)
     for layer in dino.encoder.layer:
-        hidden, _, _ = _through(dino, layer, hidden)
-    normed: Tensor = dino.layernorm(hidden)
+        rows, _, _ = _through(dino, layer, rows, len(frames), hidden.shape[1])
+    normed: Tensor = dino.layernorm(rows).view(hidden.shape)
     return normed
 
 
@@ -58,21 +59,45 @@ def keep_deep(dino: Dinov2Model, frames: Tensor) -> Kept:
 
     The last layer's K and V need nothing of its attention and MLP: those are not computed.
     """
+    return _walk(dino, frames, None)[0]
+
+
+def keep_deep_and_look(dino: Dinov2Model, frames: Tensor, query: Tensor) -> tuple[Kept, Tensor]:
+    """`keep_deep`, and what one query [D] that looks at every frame sees: [U, 1, D], as `look_deep` says.
+
+    The query rides along with the patches: one walk instead of two, whose maps and norms are done for both at once.
+    """
+    kept, seen = _walk(dino, frames, query)
+    assert seen is not None
+    return kept, seen
+
+
+def _walk(dino: Dinov2Model, frames: Tensor, query: Tensor | None) -> tuple[Kept, Tensor | None]:
     hidden = dino.embeddings(frames)  # [U, 1+N, D]
+    count, patches = hidden.shape[:2]
+    rows = hidden.flatten(0, 1)  # [U*(1+N), D], and after them [U, D], the query at every frame
+    if query is not None:
+        rows = torch.cat([rows, query.to(rows.dtype).expand(count, -1)])
     *layers, last = dino.encoder.layer
     keys, values = [], []
     for layer in layers:
-        hidden, key, value = _through(dino, layer, hidden)
+        rows, key, value = _through(dino, layer, rows, count, patches)
         keys.append(key)
         values.append(value)
-    key, value = _keys_and_values(dino, last, last.norm1(hidden))
-    return Kept((*keys, key), (*values, value))
+    parts, normed = attention_parts(last), last.norm1(rows)
+    key, value = _keys_and_values(dino, parts, normed[: count * patches], count, patches)
+    kept = Kept((*keys, key), (*values, value))
+    if query is None:
+        return kept, None
+    looking = _heads(dino, parts.query(normed[count * patches :]), count, 1)
+    seen = _rest_of_layer(last, parts, rows[count * patches :], _merge(F.scaled_dot_product_attention(looking, key, value)))
+    return kept, dino.layernorm(seen)[:, None]
 
 
 def keep_shallow(dino: Dinov2Model, frames: Tensor) -> Kept:
     """frames: [U, 3, H, W]. K and V of one cross-attention on the final features, with the last layer's projections."""
-    last = dino.encoder.layer[-1]
-    key, value = _keys_and_values(dino, last, last.norm1(features(dino, frames)))
+    last, final = dino.encoder.layer[-1], features(dino, frames)
+    key, value = _keys_and_values(dino, attention_parts(last), last.norm1(final.flatten(0, 1)), *final.shape[:2])
     return Kept((key,), (value,))
 
 
@@ -82,52 +107,59 @@ def look_deep(dino: Dinov2Model, queries: Tensor, kept: Kept, attention: bool = 
     queries: [U, R, D]. Returns what they saw [U, R, D] after the final norm and, if asked, where they looked
     [U, R, layers, H, 1+N]: softmax weights, CLS first, summing to 1.
     """
-    hidden, looks = queries, []
+    rows, looks = queries.flatten(0, 1), []  # [U*R, D]
     for layer, key, value in zip(dino.encoder.layer, kept.keys, kept.values, strict=True):
         parts = attention_parts(layer)
-        seen, weights = _attend(_heads(dino, parts.query(layer.norm1(hidden))), key, value, attention)
-        hidden = _rest_of_layer(layer, parts, hidden, seen)
+        query = _heads(dino, parts.query(layer.norm1(rows)), *queries.shape[:2])
+        seen, weights = _attend(query, key, value, attention)
+        rows = _rest_of_layer(layer, parts, rows, _merge(seen))
         looks.append(weights)
-    return dino.layernorm(hidden), _stack(looks)
+    return dino.layernorm(rows).view(queries.shape), _stack(looks)
 
 
 def look_shallow(dino: Dinov2Model, queries: Tensor, kept: Kept, attention: bool = False) -> tuple[Tensor, Tensor | None]:
     """One cross-attention: no depth, no residual, no MLP. Shapes as `look_deep`, with one layer."""
-    parts = attention_parts(dino.encoder.layer[-1])
-    seen, weights = _attend(_heads(dino, parts.query(queries)), kept.keys[0], kept.values[0], attention)
-    return dino.layernorm(_merge(seen)), _stack([weights])
+    query = _heads(dino, attention_parts(dino.encoder.layer[-1]).query(queries.flatten(0, 1)), *queries.shape[:2])
+    seen, weights = _attend(query, kept.keys[0], kept.values[0], attention)
+    return dino.layernorm(_merge(seen)).view(queries.shape), _stack([weights])
 
 
-def _through(dino: Dinov2Model, layer: Dinov2Layer, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """hidden: [U, 1+N, D] before the layer; after it, and the layer's K and V [U, H, 1+N, d]."""
-    parts = attention_parts(layer)
-    normed = layer.norm1(hidden)
-    key, value = _keys_and_values(dino, layer, normed)
-    seen = F.scaled_dot_product_attention(_heads(dino, parts.query(normed)), key, value)
-    return _rest_of_layer(layer, parts, hidden, seen), key, value
+def _through(dino: Dinov2Model, layer: Dinov2Layer, rows: Tensor, count: int, patches: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One layer over `count` frames of `patches` (1+N) rows each; rows behind those are one query per frame.
+
+    rows: [U*(1+N), D] or [U*(1+N) + U, D]. After the layer the same, and the layer's K and V [U, H, 1+N, d].
+    """
+    parts, own = attention_parts(layer), count * patches
+    normed = layer.norm1(rows)
+    key, value = _keys_and_values(dino, parts, normed[:own], count, patches)
+    query = parts.query(normed)
+    seen = _merge(F.scaled_dot_product_attention(_heads(dino, query[:own], count, patches), key, value))
+    if len(rows) > own:
+        looked = F.scaled_dot_product_attention(_heads(dino, query[own:], count, 1), key, value)
+        seen = torch.cat([seen, _merge(looked)])
+    return _rest_of_layer(layer, parts, rows, seen), key, value
 
 
-def _keys_and_values(dino: Dinov2Model, layer: Dinov2Layer, normed: Tensor) -> tuple[Tensor, Tensor]:
-    """normed: [U, 1+N, D] -> [U, H, 1+N, d] each"""
-    parts = attention_parts(layer)
-    return _heads(dino, parts.key(normed)), _heads(dino, parts.value(normed))
+def _keys_and_values(dino: Dinov2Model, parts: AttentionParts, normed: Tensor, count: int, patches: int) -> tuple[Tensor, Tensor]:
+    """normed: [U*(1+N), D] -> [U, H, 1+N, d] each"""
+    return _heads(dino, parts.key(normed), count, patches), _heads(dino, parts.value(normed), count, patches)
 
 
-def _heads(dino: Dinov2Model, x: Tensor) -> Tensor:
-    """[U, n, D] -> [U, H, n, d]"""
+def _heads(dino: Dinov2Model, x: Tensor, count: int, each: int) -> Tensor:
+    """[U*n, D] -> [U, H, n, d]"""
     heads = dino.config.num_attention_heads
-    return x.view(x.shape[0], x.shape[1], heads, x.shape[2] // heads).transpose(1, 2)
+    return x.view(count, each, heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def _merge(x: Tensor) -> Tensor:
-    """[U, H, n, d] -> [U, n, D]"""
-    return x.transpose(1, 2).flatten(2)
+    """[U, H, n, d] -> [U*n, D]"""
+    return x.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _rest_of_layer(layer: Dinov2Layer, parts: AttentionParts, hidden: Tensor, seen: Tensor) -> Tensor:
-    """hidden: [U, n, D] before the layer, seen: [U, H, n, d] what attention brought; the layer's result [U, n, D]."""
-    hidden = hidden + layer.layer_scale1(parts.out(_merge(seen)))
-    result: Tensor = hidden + layer.layer_scale2(layer.mlp(layer.norm2(hidden)))
+def _rest_of_layer(layer: Dinov2Layer, parts: AttentionParts, rows: Tensor, seen: Tensor) -> Tensor:
+    """rows: [n, D] before the layer, seen: [n, D] what attention brought; the layer's result [n, D]."""
+    rows = rows + layer.layer_scale1(parts.out(seen))
+    result: Tensor = rows + layer.layer_scale2(layer.mlp(layer.norm2(rows)))
     return result
 
 

@@ -15,7 +15,8 @@ from transformers.cache_utils import DynamicCache
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from trainer.model.encoder import Kept, keep_deep, keep_shallow, look_deep, look_shallow
+from trainer.model.encoder import Kept, keep_deep, keep_deep_and_look, keep_shallow, look_deep, look_shallow
+from trainer.model.language import read
 from trainer.model.packing import Packed
 from trainer.phases import phase
 
@@ -59,9 +60,15 @@ class Foveated(nn.Module):
 
     def see(self, dino: Dinov2Model, llm: LlamaForCausalLM, packed: Packed, way: Way, attention: bool = False) -> Views:
         """Look at every shown frame. A model trained with the static query alone has one way, whatever is asked."""
-        with phase("encode"), torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in dino.parameters())):
-            kept = (keep_deep if self.deep_query else keep_shallow)(dino, packed.frames)
-        coarse = self._coarse(dino, kept, packed, attention)
+        trains = any(p.requires_grad for p in dino.parameters())
+        if self.deep_query and not attention and (trains or not torch.is_grad_enabled()):
+            with phase("encode"):
+                kept, seen = keep_deep_and_look(dino, packed.frames, self.query_in(self.q_static))
+            coarse = View(self._shown(self._token(seen), packed)[:, 0], None)
+        else:  # frozen patches need no graph, the query does; and where it looks is told by a look of its own
+            with phase("encode"), torch.set_grad_enabled(torch.is_grad_enabled() and trains):
+                kept = (keep_deep if self.deep_query else keep_shallow)(dino, packed.frames)
+            coarse = self._coarse(dino, kept, packed, attention)
         if self.coarse_only or way == "coarse_only":
             return Views(coarse, None)
         if way == "autoregressive":
@@ -73,10 +80,13 @@ class Foveated(nn.Module):
         """One static look per distinct frame, repeated as often as the frame is shown."""
         queries = self.q_static.expand(packed.frames.shape[0], 1, -1)  # [U, 1, Q]
         tokens, looks = self._look(dino, queries, kept, attention)
-        return View(tokens[packed.frame, 0], None if looks is None else looks[packed.frame, 0])
+        return View(self._shown(tokens, packed)[:, 0], None if looks is None else looks[packed.frame, 0])
 
     def _fine(self, dino: Dinov2Model, queries: Tensor, kept: Kept, packed: Packed, attention: bool) -> View:
         """queries: [M, Q], one per shown frame."""
+        if packed.once:
+            tokens, looks = self._look(dino, queries[:, None], kept, attention)
+            return View(tokens[:, 0], None if looks is None else looks[:, 0])
         by_frame = queries.new_zeros(packed.frames.shape[0], packed.slots, queries.shape[-1])  # [U, R, Q]
         by_frame = by_frame.index_put((packed.frame, packed.slot), queries)
         tokens, looks = self._look(dino, by_frame, kept, attention)
@@ -88,7 +98,16 @@ class Foveated(nn.Module):
         look = look_deep if self.deep_query else look_shallow
         with phase("queries"):
             seen, looks = look(dino, self.query_in(queries), kept, attention)  # [U, R, D]
-            return self.to_llm(self.query_out(seen)) * self.visual_scale, looks
+            return self._token(seen), looks
+
+    def _token(self, seen: Tensor) -> Tensor:
+        """[..., D] -> visual tokens [..., L]"""
+        tokens: Tensor = self.to_llm(self.query_out(seen)) * self.visual_scale
+        return tokens
+
+    def _shown(self, tokens: Tensor, packed: Packed) -> Tensor:
+        """Of distinct frames [U, ...] -> of frames shown [M, ...]"""
+        return tokens if packed.once else tokens[packed.frame]
 
     def _next_queries(self, llm: LlamaForCausalLM, coarse: Tensor, packed: Packed) -> Tensor:
         """coarse: [M, L]. Frame t's query is made from frames before t, frame 0's is `q_init`: [M, Q].
@@ -98,30 +117,28 @@ class Foveated(nn.Module):
         if packed.clips == 0:
             nothing: Tensor = self.to_query(coarse) + self.q_init  # [0, Q]: no numbers, but all parameters are in the graph
             return nothing
-        reading = coarse.new_zeros(packed.clips, packed.length, coarse.shape[-1])  # [clips, T, L]
-        reading = reading.index_put((packed.visual_row, packed.visual_time), coarse)
         with phase("lm"):
-            hidden = llm.model(inputs_embeds=reading, use_cache=False).last_hidden_state
-        after = self.to_query(hidden)  # [clips, T, Q]
-        first = self.q_init.to(after.dtype).expand(packed.clips, 1, -1)
-        shifted = torch.cat([first, after[:, :-1]], 1)  # [clips, T, Q]
-        queries: Tensor = shifted[packed.visual_row, packed.visual_time]
+            hidden = read(llm, coarse, packed.reading)  # [M, L]
+        after = self.to_query(hidden)  # [M, Q]
+        # Frames are in time, clip by clip: what the frame before said is one row up, but for the first of a clip.
+        shifted = torch.cat([self.q_init.to(after.dtype)[None], after[:-1]])
+        queries: Tensor = torch.where((packed.time == 0)[:, None], self.q_init.to(after.dtype), shifted)
         return queries
 
     def _one_by_one(self, dino: Dinov2Model, llm: LlamaForCausalLM, kept: Kept, packed: Packed, attention: bool) -> View:
         """Frame after frame: the query for frame t+1 comes from the fine token of frame t. For evaluation."""
         if packed.clips == 0:
             return self._coarse(dino, kept, packed, attention)  # no frames, no looks
-        frame = packed.frame.new_zeros(packed.clips, packed.length)  # [clips, T], 0 where a clip has ended
-        frame[packed.visual_row, packed.visual_time] = packed.frame
+        frame = packed.frame.new_zeros(packed.reading.shape)  # [clips, T], 0 where a clip has ended
+        frame[packed.clip, packed.time] = packed.frame
         cache = DynamicCache()
         query, tokens, looks = self.q_init.expand(packed.clips, 1, -1), [], []
-        for t in range(packed.length):
+        for t in range(packed.reading.shape[1]):
             token, look = self._look(dino, query, kept.of(frame[:, t]), attention)  # [clips, 1, L]
             output = llm.model(inputs_embeds=token, past_key_values=cache, use_cache=True)
             query = self.to_query(output.last_hidden_state)  # [clips, 1, Q]
             tokens.append(token)
             looks.append(look)
-        here = (packed.visual_row, packed.visual_time)
+        here = (packed.clip, packed.time)
         seen = [look for look in looks if look is not None]
         return View(torch.cat(tokens, 1)[here], torch.cat(seen, 1)[here] if seen else None)

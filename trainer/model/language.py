@@ -9,6 +9,7 @@ padding harmless: nothing before it sees it. The public walk is `LlamaModel.forw
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ class Places:
     shape: tuple[int, int]
     """(B, C)."""
 
+    def to(self, device: torch.device) -> Places:
+        return Places(self.column.to(device, non_blocking=True), self.flat.to(device, non_blocking=True), self.shape)
+
     @property
     def full(self) -> bool:
         """No padding: tokens lie in [B, C] as they are."""
@@ -37,7 +41,8 @@ def read(llm: LlamaForCausalLM, tokens: Tensor, places: Places) -> Tensor:
     """tokens: [W, L] embeddings in the order of `places` -> hidden states after the final norm [W, L]."""
     model = llm.model
     columns = torch.arange(places.shape[1], device=tokens.device)[None]
-    rotations = [table[0].index_select(0, places.column)[:, None] for table in model.rotary_emb(tokens, columns)]  # [W, 1, d]
+    tables = model.rotary_emb(tokens, columns)  # cos and sin, [1, C, d] each
+    rotations = [table[0].index_select(0, places.column)[:, None] for table in tables]  # [W, 1, d] each
     hidden = tokens
     for layer in model.layers:
         hidden = _through(layer, hidden, rotations, places)
@@ -52,7 +57,7 @@ def _through(layer: LlamaDecoderLayer, hidden: Tensor, rotations: list[Tensor], 
     projected = (attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed))
     query, key, value = (x.view(len(hidden), -1, attention.head_dim) for x in projected)  # [W, H, d], [W, G, d], [W, G, d]
     query, key = _turned(query, *rotations), _turned(key, *rotations)
-    hidden = hidden + attention.o_proj(_attend(query, key, value.to(query.dtype), places))
+    hidden = hidden + attention.o_proj(_attend(query, key, value, places))
     result: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return result
 
@@ -60,17 +65,54 @@ def _through(layer: LlamaDecoderLayer, hidden: Tensor, rotations: list[Tensor], 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position: x [W, heads, d], cos and sin [W, 1, d]."""
     half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+    return (x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin).to(x.dtype)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, places: Places) -> Tensor:
     """[W, H, d], [W, G, d], [W, G, d] -> causal attention within each sequence, [W, H*d]."""
     heads, grouped = query.shape[1], query.shape[1] != key.shape[1]
     joined = torch.cat((query, key, value), 1).flatten(1)  # [W, (H+2G)*d]
-    rows = joined if places.full else joined.new_zeros(places.shape[0] * places.shape[1], joined.shape[1])
-    rows = rows if places.full else rows.index_copy(0, places.flat, joined)
+    rows = joined if places.full else _spread(joined, places)
     padded = rows.view(*places.shape, -1, query.shape[-1]).transpose(1, 2)  # [B, H+2G, C, d]
-    parts = padded.split((heads, key.shape[1], key.shape[1]), 1)
-    seen = F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=grouped)  # [B, H, C, d]
+    query, key, value = torch.split(padded, [heads, key.shape[1], key.shape[1]], 1)
+    seen = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)  # [B, H, C, d]
     seen = seen.transpose(1, 2).reshape(places.shape[0] * places.shape[1], -1)
-    return seen if places.full else seen.index_select(0, places.flat)
+    return seen if places.full else _gather(seen, places)
+
+
+def _spread(x: Tensor, places: Places) -> Tensor:
+    """[W, ...] -> [B*C, ...], 0 where there is no token."""
+    rows: Tensor = _Spread.apply(x, places.flat, places.shape[0] * places.shape[1])  # type: ignore[no-untyped-call]  # torch's
+    return rows
+
+
+def _gather(x: Tensor, places: Places) -> Tensor:
+    """[B*C, ...] -> [W, ...]"""
+    rows: Tensor = _Gather.apply(x, places.flat)  # type: ignore[no-untyped-call]  # torch's
+    return rows
+
+
+class _Spread(torch.autograd.Function):
+    """Each place has one token at most: the gradient is a selection, no sum (which a GPU adds up in any order)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, flat: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(flat)
+        return x.new_zeros(size, *x.shape[1:]).index_copy_(0, flat, x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, flat: Tensor) -> Tensor:
+        ctx.save_for_backward(flat)
+        ctx.size = len(x)
+        return x.index_select(0, flat)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        rows = gradient.new_zeros(ctx.size, *gradient.shape[1:])
+        return rows.index_copy_(0, ctx.saved_tensors[0], gradient), None

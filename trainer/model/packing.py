@@ -1,10 +1,9 @@
-"""A batch of samples as packed sequences: [visual tokens, text], packed left and padded right.
+"""A batch of samples as packed sequences: [visual tokens, text], one after another without padding.
 
 B samples, T frames, S text tokens, U distinct frames, M frames shown (all samples together), K visual tokens per frame,
-W text tokens (all samples), P supervised tokens (all samples), C columns of the packed sequence.
+W text tokens (all samples), P supervised tokens (all samples), C tokens of the longest sequence.
 
-Causal attention makes right padding harmless: nothing before it sees it. All indices are computed on the CPU, before the batch
-moves, so that no step waits for the device.
+All indices are computed on the CPU, before the batch moves, so that no step waits for the device.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.batches import Batch
+from trainer.model.language import Places
 
 
 @dataclass(frozen=True)
@@ -27,37 +27,44 @@ class Packed:
     """[M] how many times that frame was shown before in this batch: queries of one frame lie side by side as [U, slots, Q]."""
     slots: int
     """The most times any frame of the batch is shown."""
-    visual_row: Tensor
+    once: bool
+    """Every distinct frame is shown once, in its place: frame counts 0, 1, 2 …"""
+    sample: Tensor
+    """[M] the sample it is shown in."""
+    clip: Tensor
     """[M] the sample, counted among the samples that have frames."""
-    visual_time: Tensor
+    time: Tensor
     """[M] the frame's place in its clip."""
-    clips: int
-    """Samples that have frames."""
-    length: int
-    """Frames of the longest clip."""
-    visual_at: tuple[Tensor, Tensor]
-    """([M*K], [M*K]) sample and column of every visual token."""
+    reading: Places
+    """Where the frames shown stand when they are read alone, one token each: [clips, frames of the longest clip]."""
     text: Tensor
     """[W] token ids."""
-    text_at: tuple[Tensor, Tensor]
-    """([W], [W]) sample and column of every text token."""
+    order: Tensor
+    """[M*K+W] for every token of the packed sequences, its place in (visual tokens, text tokens)."""
+    places: Places
+    """Where the tokens stand, in that order: [B, C]."""
     targets: Tensor
     """[P] token ids to predict."""
-    target_from: tuple[Tensor, Tensor]
-    """([P], [P]) sample and column each target is predicted from: the token left of it."""
+    target_from: Tensor
+    """[P] the packed token each target is predicted from: the one left of it."""
+    target_row: Tensor
+    """[P] the sample of each target."""
     seen: Tensor
     """Those of the targets, by their place in 0..P-1, whose sample has frames."""
-    shape: tuple[int, int]
-    """(B, C)."""
 
     @property
     def samples(self) -> int:
-        return self.shape[0]
+        return self.places.shape[0]
+
+    @property
+    def clips(self) -> int:
+        """Samples that have frames."""
+        return self.reading.shape[0]
 
     @property
     def tokens(self) -> int:
         """Visual and text tokens, without padding."""
-        return self.visual_at[0].numel() + self.text.numel()
+        return self.order.numel()
 
     @property
     def supervised(self) -> int:
@@ -66,13 +73,13 @@ class Packed:
     def without_targets(self) -> Packed:
         """The same samples, teaching nothing: what a rank without samples computes, so that all ranks meet."""
         none = self.targets[:0]
-        return _replace(self, targets=none, target_from=(none, none), seen=self.seen[:0])
+        return _replace(self, targets=none, target_from=none, target_row=none, seen=self.seen[:0])
 
     def to(self, device: torch.device) -> Packed:
         def move(value: object) -> object:
             if isinstance(value, Tensor):
                 return value.to(device, non_blocking=True)
-            return tuple(move(v) for v in value) if isinstance(value, tuple) else value
+            return value.to(device) if isinstance(value, Places) else value
 
         return _replace(self, **{name: move(value) for name, value in vars(self).items()})
 
@@ -90,27 +97,34 @@ def pack(batch: Batch, tokens_per_frame: int, device: torch.device) -> Packed:
     frame = batch.frame_of[row, time]  # [M]
     clip_of_row = torch.cumsum(shown.any(1), 0) - 1  # [B]
     slot, slots = _slots(frame, batch.frames.shape[0])
+    length = int(shown.sum(1).max()) if shown.numel() else 0
     column = (time * tokens_per_frame)[:, None] + torch.arange(tokens_per_frame)  # [M, K]
     text_row, text_place = is_text.nonzero(as_tuple=True)  # [W] each
     supervised = batch.supervised & is_text  # [B, S]
     supervised[:, 0] &= visual_count > 0
     target_row, target_place = supervised.nonzero(as_tuple=True)  # [P] each
+    tokens = visual_count + is_text.sum(1)  # [B]
+    starts, width = torch.cumsum(tokens, 0) - tokens, int(tokens.max())
+    visual_at = (row * width)[:, None] + column  # [M, K]
+    text_at = text_row * width + visual_count[text_row] + text_place  # [W]
+    flat, order = torch.cat([visual_at.flatten(), text_at]).sort()  # [M*K+W] each
     return Packed(
         frames=batch.frames,
         frame=frame,
         slot=slot,
         slots=slots,
-        visual_row=clip_of_row[row],
-        visual_time=time,
-        clips=int(shown.any(1).sum()),
-        length=int(shown.sum(1).max()) if shown.numel() else 0,
-        visual_at=(row.repeat_interleave(tokens_per_frame), column.flatten()),
+        once=torch.equal(frame, torch.arange(batch.frames.shape[0])),
+        sample=row,
+        clip=clip_of_row[row],
+        time=time,
+        reading=Places(time, clip_of_row[row] * length + time, (int(shown.any(1).sum()), length)),
         text=batch.ids[text_row, text_place],
-        text_at=(text_row, visual_count[text_row] + text_place),
+        order=order,
+        places=Places(flat % width, flat, (len(tokens), width)),
         targets=batch.ids[target_row, target_place],
-        target_from=(target_row, visual_count[target_row] + target_place - 1),
+        target_from=starts[target_row] + visual_count[target_row] + target_place - 1,
+        target_row=target_row,
         seen=(visual_count[target_row] > 0).nonzero()[:, 0],
-        shape=(batch.ids.shape[0], int((visual_count + is_text.sum(1)).max())),
     ).to(device)
 
 

@@ -1,7 +1,7 @@
 """The whole model: a vision backbone, a language model, and the connector between them (all we add).
 
-B samples, M frames shown, K visual tokens per frame, L language-model width, C columns of the packed sequence, P supervised
-tokens, V vocabulary.
+M frames shown, K visual tokens per frame, W text tokens, P supervised tokens (all samples together), L language-model width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
+from trainer.losses import head_losses
 from trainer.model.foveated import Foveated, Views, Way
+from trainer.model.language import read
 from trainer.model.multi_token import MultiToken
 from trainer.model.packing import Packed
 from trainer.phases import phase
@@ -25,11 +27,14 @@ Coarse = Literal["no", "measured", "trained"]
 
 @dataclass(frozen=True)
 class Prediction:
-    logits: Tensor
-    """[P, V] for `packed.targets`."""
-    coarse_logits: Tensor | None
-    """[P, V] predicted from the coarse tokens alone; None when not asked for or there is one pass only."""
+    losses: Tensor
+    """[P] nats for `packed.targets`, float32 or better."""
+    coarse_losses: Tensor | None
+    """[P] the same predicted from the coarse tokens alone; None when not asked for or there is one pass only."""
     views: Views
+    logits: Tensor | None = None
+    """[P, V], where asked for."""
+    coarse_logits: Tensor | None = None
 
 
 class VisionLanguageModel(nn.Module):
@@ -51,30 +56,30 @@ class VisionLanguageModel(nn.Module):
         way: Way | None = None,
         coarse: Coarse = "no",
         attention: bool = False,
+        logits: bool = False,
     ) -> Prediction:
         """Predict the supervised tokens; `way` is the trained one unless another is asked for.
 
         coarse: also predict from the coarse tokens, without or with gradient, on frames encoded once for both.
         """
         views = self.connector.see(self.dino, self.llm, packed, way or self.connector.trained_way, attention)
-        coarse_logits = None
+        coarse_losses, coarse_logits = None, None
         if coarse != "no" and views.coarse is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and coarse == "trained"):
-                coarse_logits = self._predict(views.coarse.tokens, packed)
-        return Prediction(self._predict(views.final.tokens, packed), coarse_logits, views)
+                coarse_losses, coarse_logits = self._predict(views.coarse.tokens, packed, logits)
+        losses, fine_logits = self._predict(views.final.tokens, packed, logits)
+        return Prediction(losses, coarse_losses, views, fine_logits, coarse_logits)
 
-    def sequence(self, visual: Tensor, packed: Packed) -> Tensor:
-        """visual: [M*K, L] -> [visual tokens, text] of every sample, packed left: [B, C, L]."""
+    def tokens(self, visual: Tensor, packed: Packed) -> Tensor:
+        """visual: [M*K, L] -> [visual tokens, text] of every sample, one after another: [M*K+W, L]."""
         words = self.llm.model.embed_tokens(packed.text)  # [W, L]
-        rows = torch.cat([packed.visual_at[0], packed.text_at[0]])
-        columns = torch.cat([packed.visual_at[1], packed.text_at[1]])
-        empty: Tensor = words.new_zeros(*packed.shape, words.shape[-1])
-        return empty.index_put((rows, columns), torch.cat([visual.to(words.dtype), words]))
+        return torch.cat([visual.to(words.dtype), words]).index_select(0, packed.order)
 
-    def _predict(self, visual: Tensor, packed: Packed) -> Tensor:
-        """Logits [P, V], computed at the supervised tokens only."""
+    def _predict(self, visual: Tensor, packed: Packed, logits: bool) -> tuple[Tensor, Tensor | None]:
+        """Losses [P] and, if asked, logits [P, V]: computed at the supervised tokens only."""
         with phase("lm"):
-            hidden = self.llm.model(inputs_embeds=self.sequence(visual, packed), use_cache=False).last_hidden_state  # [B, C, L]
+            hidden = read(self.llm, self.tokens(visual, packed), packed.places)  # [M*K+W, L]
         with phase("loss"):
-            logits: Tensor = self.llm.lm_head(hidden[packed.target_from])
-        return logits
+            hidden = hidden.index_select(0, packed.target_from)  # [P, L]
+            losses = head_losses(hidden, self.llm.lm_head.weight, packed.targets)
+            return losses, self.llm.lm_head(hidden) if logits else None

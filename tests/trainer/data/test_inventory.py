@@ -102,6 +102,17 @@ def test_a_shard_that_came_later_is_told_and_is_a_need(root: Path, tmp_path: Pat
     assert need.why == f"openvid-000.tar not indexed, 1 in all: run `python -m trainer.index {root}`"
 
 
+def test_a_validation_set_whose_samples_have_changed_is_no_longer_met(root: Path, tmp_path: Path) -> None:
+    index(root, tmp_path)
+    draw_validation(root, "val_few", {"image": 1.0}, 4, 0, "tiny/llama", tmp_path, 512)
+    assert take(root, {"F3": run(root, 4, image=1.0)}, tmp_path).met
+    write_tar(root / "shards" / "cauldron-000.tar", images(500, 20))
+    index(root, tmp_path)
+    need, _ = take(root, {"F3": run(root, 4, image=1.0)}, tmp_path).needs
+    assert (need.what, need.met) == ("validation set val_few", False)
+    assert need.why.startswith("4 of its 4 samples are bad, changed or gone; restore their shards")
+
+
 def test_a_small_folder_without_an_index_is_read_through(world: tuple[Path, Path]) -> None:
     told = take(world[0], {}, world[1])
     assert (told.indexed, told.samples) == (False, 130)

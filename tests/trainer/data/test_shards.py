@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from trainer.data.shards import MOST_JSON_DEPTH, MOST_MEMBERS, DataError, Sample, index, read_meta, read_sample, write_shard
+from trainer.data.shards import (
+    MOST_JSON_DEPTH,
+    MOST_MEMBERS,
+    DataError,
+    Sample,
+    index,
+    read_entry,
+    read_meta,
+    read_sample,
+    write_shard,
+)
 
 JPEG = b"not really a picture"
 CHAT = {"user": "what ?", "assistant": "this", "source": "made"}
@@ -167,3 +177,13 @@ def test_a_sample_says_its_form(tmp_path: Path, meta: dict[str, Any], form: str)
     path = tar_of(tmp_path / "a.tar", [("x.json", said(meta))])
     (entry,) = index(path)
     assert read_sample(path, entry.offset, entry.length).form == form
+
+
+def test_a_shard_written_anew_under_its_manifest_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_shard(path, [(Sample("a", "image", CHAT, (JPEG,)), ".jpg")])
+    (entry,) = index(path)
+    assert read_entry(tmp_path, entry).pictures == (JPEG,)
+    write_shard(path, [(Sample("b", "image", CHAT, (JPEG,)), ".jpg")])
+    with pytest.raises(DataError, match=r"a.tar: a: 'b' with 1 pictures stands in its place; the shard has changed since its"):
+        read_entry(tmp_path, entry)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.trainer.conftest import SIDE, small_dino
-from trainer.model.encoder import attention_parts, features, keep_deep, keep_shallow, look_deep, look_shallow
+from trainer.model.encoder import attention_parts, features, keep_deep, keep_deep_and_look, keep_shallow, look_deep, look_shallow
 
 
 @pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
@@ -45,6 +45,14 @@ def test_attention_maps_sum_to_1_and_reproduce_the_fast_path(look: object, keep:
     assert looks.shape == (2, 4, layers, 4, 5)
     torch.testing.assert_close(looks.sum(-1), torch.ones(2, 4, layers, 4))
     torch.testing.assert_close(slow, fast)
+
+
+def test_a_query_that_rides_along_sees_what_it_would_see_alone() -> None:
+    dino, frames, query = small_dino(), torch.randn(2, 3, SIDE, SIDE), torch.randn(32)
+    kept, seen = keep_deep_and_look(dino, frames, query)
+    alone = keep_deep(dino, frames)
+    torch.testing.assert_close(seen, look_deep(dino, query.expand(2, 1, -1), alone)[0])
+    torch.testing.assert_close((kept.keys, kept.values), (alone.keys, alone.values))
 
 
 def test_queries_do_not_see_each_other() -> None:

@@ -12,17 +12,20 @@ CPU = torch.device("cpu")
 
 def test_visual_tokens_come_first_and_text_follows_without_a_gap() -> None:
     packed = pack(small_batch([2, 0, 1], [3, 2, 1]), 1, CPU)
-    assert packed.shape == (3, 5)
-    assert [x.tolist() for x in packed.visual_at] == [[0, 0, 2], [0, 1, 0]]
-    assert [x.tolist() for x in packed.text_at] == [[0, 0, 0, 1, 1, 2], [2, 3, 4, 0, 1, 1]]
-    assert (packed.clips, packed.length, packed.visual_row.tolist(), packed.visual_time.tolist()) == (2, 2, [0, 0, 1], [0, 1, 0])
+    assert packed.places.shape == (3, 5)
+    assert packed.places.flat.tolist() == [0, 1, 2, 3, 4, 5, 6, 10, 11]
+    assert packed.places.column.tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 1]
+    assert packed.order.tolist() == [0, 1, 3, 4, 5, 6, 7, 2, 8]  # of 3 visual tokens, then 6 text tokens
+    assert packed.reading.shape == (2, 2)
+    assert (packed.reading.flat.tolist(), packed.time.tolist(), packed.sample.tolist()) == ([0, 1, 2], [0, 1, 0], [0, 0, 2])
     assert packed.tokens == 9
 
 
 def test_a_token_is_predicted_from_the_one_left_of_it() -> None:
     batch = small_batch([2, 0], [2, 3])
     packed = pack(batch, 1, CPU)
-    assert [x.tolist() for x in packed.target_from] == [[0, 0, 1, 1], [1, 2, 0, 1]]
+    assert packed.target_from.tolist() == [1, 2, 4, 5]
+    assert packed.target_row.tolist() == [0, 0, 1, 1]
     assert packed.targets.tolist() == [*batch.ids[0, :2].tolist(), *batch.ids[1, 1:].tolist()]
     assert packed.seen.tolist() == [0, 1]
 
@@ -40,12 +43,11 @@ def test_repeated_frames_get_slots_beside_each_other() -> None:
 
 def test_several_tokens_per_frame_lie_in_time() -> None:
     packed = pack(small_batch([2], [1]), 4, CPU)
-    assert packed.visual_at[1].tolist() == list(range(8))
-    assert packed.text_at[1].tolist() == [8]
+    assert packed.places.column.tolist() == packed.order.tolist() == list(range(9))
 
 
 def test_without_targets_everything_else_stays() -> None:
     packed = pack(small_batch([2], [3]), 1, CPU)
     nothing = packed.without_targets()
     assert nothing.supervised == 0
-    assert nothing.shape == packed.shape
+    assert nothing.places == packed.places

@@ -25,7 +25,7 @@ every_variant = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIA
 
 
 def run(model: VisionLanguageModel, batch: Batch, **asked: Any) -> Prediction:
-    prediction = model(packed(model, batch), **asked)
+    prediction = model(packed(model, batch), logits=True, **asked)
     assert isinstance(prediction, Prediction)
     return prediction
 
@@ -95,7 +95,7 @@ def test_the_coarse_pass_without_text_is_the_one_with_text() -> None:
     laid = packed(model, batch)
     coarse = model.connector.see(model.dino, model.llm, laid, "coarse_only").final.tokens  # [M, L]
     alone = model.llm.model(inputs_embeds=coarse[None]).last_hidden_state
-    with_text = model.llm.model(inputs_embeds=model.sequence(coarse, laid)).last_hidden_state[:, :4]
+    with_text = model.llm.model(inputs_embeds=model.tokens(coarse, laid)[None]).last_hidden_state[:, :4]
     torch.testing.assert_close(alone, with_text)
 
 
