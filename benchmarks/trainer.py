@@ -295,7 +295,8 @@ def plain_step(model: VisionLanguageModel, trainable: list[nn.Parameter], device
     plain, optimizer = PlainModel(model), torch.optim.AdamW(trainable, lr=1e-5)
 
     def step(batch: Batch) -> None:
-        moved = replace(batch, **{name: x.to(device) for name, x in vars(batch).items() if isinstance(x, torch.Tensor)})
+        tensors: dict[str, Any] = {name: x.to(device) for name, x in vars(batch).items() if isinstance(x, torch.Tensor)}
+        moved = replace(batch, **tensors)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             loss = plain(moved) / moved.supervised.sum()
         torch.autograd.backward(loss)

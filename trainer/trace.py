@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from trainer.config import ConfigError
