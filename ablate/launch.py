@@ -16,7 +16,6 @@ import getpass
 import hashlib
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -39,7 +38,7 @@ from ablate.lock import NotYet
 from ablate.mirror import finish, start_mirror
 from ablate.notify import Notifier
 from ablate.plan import FAILURE, HELD, LOST_GPU_S, STARTABLE, Plan, PlannedJob
-from ablate.provenance import Provenance, code_hash, import_places
+from ablate.provenance import Provenance, code_hash, rank_environment, trainer_command
 from ablate.snapshot import Code, code_for, command_from, import_first
 from ablate.study import Study, UserError, nested, references
 from db.records import AttemptRecord, DecisionRecord, JobRecord, LockRecord
@@ -717,20 +716,6 @@ def attempt_config(desk: Desk, job: PlannedJob, number: int, resume_from: str) -
         "trainer": {"command": study.trainer.command, "stdout": study.trainer.stdout, "metrics_file": study.trainer.metrics_file},
         "cwd": str(study.path.parent),
     }
-
-
-def trainer_command(study: Study, folder: Path) -> tuple[str, ...]:
-    """What a rank runs. A command template has its own runner, which speaks the folder contract for it.
-
-    -P: what lies in the working folder must not come before the snapshot.
-    """
-    return (sys.executable, "-P", "-m", study.trainer.module or "ablate.command", str(folder))
-
-
-def rank_environment(study: Study, first: tuple[str, ...] = ()) -> dict[str, str]:
-    """Modules beside runs.toml, or below where ablate was called, can be imported by the ranks; `first` before them."""
-    places = [*first, *map(str, import_places(study)), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 def train_here(desk: Desk, job: PlannedJob, watch: Watcher) -> AttemptRecord:

@@ -1,10 +1,11 @@
-"""Which code, which versions: what is recorded with every attempt so that a result can be traced and compared fairly."""
+"""Which code trains, how it is called, in which versions: recorded with every attempt, so that results can be compared fairly."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.machinery
 import importlib.metadata
+import os
 import platform
 import shlex
 import subprocess
@@ -37,6 +38,20 @@ class Provenance:
 def import_places(study: Study) -> tuple[Path, ...]:
     """Where modules that a study names are looked for, before the installed packages."""
     return tuple(dict.fromkeys([study.path.parent.resolve(), Path.cwd()]))
+
+
+def trainer_command(study: Study, folder: Path) -> tuple[str, ...]:
+    """What a rank runs. A command template has its own runner, which speaks the folder contract for it.
+
+    -P: what lies in the working folder must not come before the snapshot.
+    """
+    return (sys.executable, "-P", "-m", study.trainer.module or "ablate.command", str(folder))
+
+
+def rank_environment(study: Study, first: tuple[str, ...] = ()) -> dict[str, str]:
+    """Modules beside runs.toml, or below where ablate was called, can be imported by the ranks; `first` before them."""
+    places = [*first, *map(str, import_places(study)), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 def code_hash(study: Study) -> str:

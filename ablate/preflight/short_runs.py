@@ -29,7 +29,7 @@ from typing import Any
 from ablate.folders import CONFIG, FACTS, METRICS, RESULT, write_json
 from ablate.gang import Gang, Stop, run_gang
 from ablate.preflight.effects import Config, Failed, Fingerprint, of_document, of_short_run
-from ablate.provenance import import_places
+from ablate.provenance import import_places, rank_environment, trainer_command
 from ablate.study import Settings, Study, Value, nested, references
 
 LIMIT_S = 50.0
@@ -66,8 +66,8 @@ class ShortRuns:
             return Failed("there was no time left for it")
         folder.mkdir()
         write_json(folder / CONFIG, self._job(config))
-        command = (sys.executable, "-m", self.study.trainer.module or "ablate.command", str(folder))
-        end = run_gang(Gang(folder, command, env=environment(self.study), cwd=str(self.study.path.parent)), stop)
+        command = trainer_command(self.study, folder)
+        end = run_gang(Gang(folder, command, env=rank_environment(self.study), cwd=str(self.study.path.parent)), stop)
         if not (folder / RESULT).exists():
             last = end.log_tail.strip().splitlines()[-1:] or [f"exit code {', '.join(map(str, end.exit_codes))}"]
             return Failed("it had not ended in time" if stop.asked else last[0])
@@ -127,7 +127,7 @@ class OwnFingerprints:
                 input=json.dumps(asked),
                 capture_output=True,
                 text=True,
-                env={**os.environ, **environment(self.study)},
+                env={**os.environ, **rank_environment(self.study)},
                 cwd=self.study.path.parent,
                 timeout=left,
                 check=False,
@@ -171,12 +171,6 @@ def _scaled(short: Value, own: Value, base: Value) -> Value:
         scaled = float(short) * float(own) / float(base)  # type: ignore[arg-type]  # numbers, as just checked
         return max(round(scaled), 1) if isinstance(short, int) else scaled
     return own
-
-
-def environment(study: Study) -> dict[str, str]:
-    """Modules beside the study's file, or below where ablate was called, can be imported."""
-    places = [*map(str, import_places(study)), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 def module_exists(study: Study, name: str) -> bool:
