@@ -378,17 +378,26 @@ def attempt(record: AttemptRecord) -> Answer:
 # ---------------------------------------------------------------- decide, explain
 
 
-def decide(desk: Desk, names: Collection[str]) -> Answer:
+def decide(desk: Desk, names: Collection[str], because: str = "") -> Answer:
     """Evaluate the trees of these sweeps (none named: all), store what is new, and say what follows.
 
-    One sweep asked for is the document; several stand under "sweeps".
+    One sweep asked for is the document; several stand under "sweeps". Under a lock nothing is recorded. UserError when the file
+    was edited since it was frozen and neither it nor `because` gives a reason.
     """
     from ablate import evidence
 
-    judged = evidence.decide(desk, now(), tuple(names))
+    locked = desk.store.lock()
+    if desk.store.frozen() is not None and locked is None:
+        evidence.freeze(desk, now(), because)
+    judged = evidence.decide(desk, now(), tuple(names), keep_record=locked is None)
     sweeps = [_sweep_answer(desk, answer) for answer in judged.values()]
     whole = sweeps[0] if len(sweeps) == 1 == len(names) else {"sweeps": sweeps}
-    return plain({**_head(desk), **whole, "next": _next_after_decide(desk, sweeps)})
+    note = (
+        f"the study is locked since {locked.at}: this is what today's numbers and file say, and nothing was recorded"
+        if locked
+        else ""
+    )
+    return plain({**_head(desk), **whole, "note": note, "next": _next_after_decide(desk, sweeps)})
 
 
 def sweeps_in(answer: Answer) -> list[Answer]:

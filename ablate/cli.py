@@ -192,7 +192,7 @@ def decide(
         return
     if take:
         answers.overrule(desk, names, tree, take, because)
-    answer = answers.decide(desk, names)
+    answer = answers.decide(desk, names, because)
     _out(answer, as_json, screens.decide)
     if any(one["open"] for one in answers.sweeps_in(answer)):
         raise typer.Exit(3)

@@ -387,6 +387,8 @@ def rebuild_file(database: Path, root: Path) -> Collected:
     studies = studies_under(root)
     if not studies:
         raise UserError(f"{root}: no study has written anything there; nothing to rebuild {database} from")
+    if database.is_dir():
+        raise UserError(f"{database}: a folder stands where the database should; move it away, then: ablate rebuild")
     fresh = database.with_name(f"{database.name}.rebuilding")
     _remove(fresh)
     store = Store.open(fresh, studies[0].study, studies[0].profile)

@@ -254,11 +254,14 @@ def scores(metric: Metric, run: str, jobs: Sequence[JobResult], pooled_as: str =
     return Scores(run, metric.name, len(jobs), values, sum(job.state == "diverged" for job in jobs), unlearned, pooled_as)
 
 
-def noise_pool(metric: Metric, results: Mapping[str, Sequence[JobResult]], samples: float | None = None) -> Pool:
+def noise_pool(
+    metric: Metric, results: Mapping[str, Sequence[JobResult]], samples: float | None = None, evaluation: str | None = None
+) -> Pool:
     """Pool the variance between seeds.
 
     results: run -> its jobs, of every run that may lend its seeds; only jobs that are done count.
     samples: the budget, as jobs report it; a run at another budget is left out. None: any.
+    evaluation: the validation set's hash, as jobs report it; a run judged on another set is left out. None: any.
 
     Left out, and named, are runs that diverged, runs in which a seed did not learn, and runs whose variance stands out: the one
     that exceeds the others' pooled variance most (one-sided F test, p < 0.01 / number of runs), then the next, until none does.
@@ -269,13 +272,15 @@ def noise_pool(metric: Metric, results: Mapping[str, Sequence[JobResult]], sampl
     spread: dict[str, tuple[float, int]] = {}  # run -> variance, degrees of freedom
     for run, jobs in results.items():
         of_run = scores(metric, run, jobs)
-        budgets = {job.facts["samples"] for job in jobs if job.state == "done" and "samples" in job.facts}
+        budgets = _reported("samples", jobs)
         if of_run.outcome:
             left_out[run] = of_run.outcome_text.removeprefix(f"{run} ")
         elif len(of_run.values) >= 2 and samples is not None and budgets - {samples}:
             left_out[run] = (
                 f"another budget: {', '.join(f'{budget:,.0f}' for budget in sorted(budgets))} samples, not {samples:,.0f}"
             )
+        elif len(of_run.values) >= 2 and evaluation is not None and _reported("eval_hash", jobs) - {evaluation}:
+            left_out[run] = "judged on another validation set"
         elif len(of_run.values) >= 2 and of_run.unlearned:
             left_out[run] = f"{of_run.unlearned} of {len(of_run.values)} seeds did not learn"
             own.add(run)
@@ -295,6 +300,11 @@ def noise_pool(metric: Metric, results: Mapping[str, Sequence[JobResult]], sampl
     if metric.noise is not None:
         return Pool(metric.name, metric.noise, math.inf, "declared", (), left_out, frozenset(own), seen)
     return Pool(metric.name, math.nan, math.nan, "none", (), left_out, frozenset(own), seen)
+
+
+def _reported(fact: str, jobs: Sequence[JobResult]) -> set[Any]:
+    """What the jobs that are done say of themselves."""
+    return {job.facts[fact] for job in jobs if job.state == "done" and fact in job.facts}
 
 
 def seeds_to_see(comparison: Comparison, effect: float) -> int | None:

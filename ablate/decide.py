@@ -198,7 +198,7 @@ class _Facts:
     """What was changed since it was frozen -> why."""
     look: int = 1
     """The declared look that is judged."""
-    pools: dict[str, Pool] = field(default_factory=dict)
+    pools: dict[tuple[str, Any, Any], Pool] = field(default_factory=dict)
     """Metric -> its pool, filled as it is asked for."""
 
     def at_look_of(self, runs: Sequence[str]) -> _Facts:
@@ -224,14 +224,20 @@ class _Facts:
     def jobs(self, run: str) -> Sequence[JobResult]:
         return self.results.get(self.name(run), ())
 
-    def pool(self, metric: str) -> Pool:
-        """The noise at the budget that most jobs had."""
-        if metric not in self.pools:
-            reported = (job.facts.get("samples") for jobs in self.results.values() for job in jobs if job.state == "done")
-            budgets = Counter(samples for samples in reported if samples is not None)
-            budget = max(budgets, key=lambda samples: (budgets[samples], samples)) if budgets else None
-            self.pools[metric] = noise_pool(self.study.metrics[metric], self.results, budget)
-        return self.pools[metric]
+    def pool(self, metric: str, *runs: str) -> Pool:
+        """The noise among jobs like those of `runs`: at their budget, judged on their validation set."""
+        like = (metric, self._usual("samples", runs), self._usual("eval_hash", runs))
+        if like not in self.pools:
+            self.pools[like] = noise_pool(self.study.metrics[metric], self.results, *like[1:])
+        return self.pools[like]
+
+    def _usual(self, fact: str, runs: Sequence[str]) -> Any:
+        """What the jobs of `runs` report; where they differ, what more jobs of the study report. None: nothing."""
+        counted = Counter(
+            job.facts[fact] for jobs in self.results.values() for job in jobs if job.state == "done" and fact in job.facts
+        )
+        theirs = {job.facts[fact] for run in runs for job in self.jobs(run) if job.state == "done" and fact in job.facts}
+        return max(theirs, key=lambda value: (counted[value], str(value)), default=None)
 
     def scores(self, run: str, metric: str) -> Scores:
         return scores(self.study.metrics[metric], run, self.jobs(run), self.name(run))
@@ -272,7 +278,7 @@ class _Facts:
         if reasons := [reason for run in runs if (reason := self.unended(run))]:
             return _Missing(", ".join(reasons))
         if isinstance(atom, Within):
-            metric, pool = self.study.metrics[atom.metric], self.pool(atom.metric)
+            metric, pool = self.study.metrics[atom.metric], self.pool(atom.metric, atom.run)
             made = within(metric, self.scores(atom.run, atom.metric), atom.distance, atom.of, pool, self._equivalence)
             return replace(made, labels=self.labels(atom.metric, atom.run))
         return self.pair(runs[0], runs[1], atom.metric, alpha)
@@ -282,7 +288,9 @@ class _Facts:
         checks = ledger(self.jobs(a), self.jobs(b), self._declared(a) | self._declared(b), self.study.stateful)
         refused = refusal(self.study, self.its_start, a, b)
         left, right = self.scores(a, metric), self.scores(b, metric)
-        made = compare(self.study.metrics[metric], left, right, self.pool(metric), alpha, self._equivalence, checks, refused)
+        made = compare(
+            self.study.metrics[metric], left, right, self.pool(metric, a, b), alpha, self._equivalence, checks, refused
+        )
         return replace(made, labels=self.labels(metric, a, b))
 
     @property

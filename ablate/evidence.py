@@ -54,13 +54,16 @@ def results_of(desk: Desk, jobs: Sequence[PlannedJob]) -> dict[str, list[JobResu
     return results
 
 
-def decide(desk: Desk, now: str, sweeps: tuple[str, ...] = (), *, keep_standing: bool = False) -> dict[str, SweepAnswer]:
+def decide(
+    desk: Desk, now: str, sweeps: tuple[str, ...] = (), *, keep_standing: bool = False, keep_record: bool = True
+) -> dict[str, SweepAnswer]:
     """Evaluate the trees of `sweeps` (default: all, in order), record every verdict that is new, and return the answers.
 
     A decision can open the next one (a skip rule, a start from winners), so the plan is made anew after each sweep.
     What a person overruled stays until that person says otherwise.
     keep_standing: a decision stays as long as its own numbers do. Noise is pooled over every run with replicates, so it is known
     better as the study goes on; that alone must not turn a decision that others were already started from.
+    keep_record: false judges and writes nothing down.
     """
     answers = {}
     for name, sweep in desk.study.sweeps.items():
@@ -83,7 +86,7 @@ def decide(desk: Desk, now: str, sweeps: tuple[str, ...] = (), *, keep_standing:
             old = current.get(decision.name)
             if old is not None and (old.status == "overruled" or (keep_standing and rests_on_the_same(decision, old))):
                 continue
-            if decision.status != "waiting" and superseded(decision, old):
+            if keep_record and decision.status != "waiting" and superseded(decision, old):
                 record(desk, decision)
         answers[name] = answer
     return answers
@@ -221,7 +224,7 @@ def freeze(desk: Desk, now: str, because: str) -> tuple[str, ...]:
     if not because:
         raise UserError(
             f"{desk.study.path.name}: changed since it was frozen at the first launch ({frozen.at}): {'; '.join(edits)}. "
-            'Take the edit back, or say why and it is kept as a deviation: ablate launch --because "…"'
+            'Take the edit back, or say why with --because "…": it is kept as a deviation'
         )
     collect.record_deviation(desk.store, desk.folders, DeviationRecord(content_hash(content), now, because, edits))
     return edits

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ablate.conditions import ITS_START, Answer, Atom, Took, atoms, evaluate
 from ablate.failures import FailureClass, named, tries_left
 from ablate.settings import as_toml
-from ablate.study import LOCKED, JobState, Run, Settings, Study, Tree, job_key, runs_of_sweep, runs_of_tree
+from ablate.study import LOCKED, REFERENCE, JobState, Run, Settings, Study, Tree, job_key, runs_of_sweep, runs_of_tree
 from db.records import AttemptRecord, DecisionRecord, LockRecord
 
 STARTABLE: frozenset[JobState] = frozenset({"ready", "interrupted"})
@@ -326,10 +326,6 @@ def needed_jobs(study: Study, plan: Plan) -> dict[str, tuple[str, ...]]:
             continue
         out[job.id] = tuple(sorted({id for name in waits[row_of(job)] for id in tree_jobs.get(name, []) if id != job.id}))
     return out
-
-
-REFERENCE = "-start"
-"""The reference run of row D1 is called "D1-start"."""
 
 
 @dataclass(frozen=True)

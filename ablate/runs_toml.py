@@ -242,8 +242,12 @@ def _parsed(path: Path, data: bytes) -> _File:
     text = Text(path, content)
     try:
         values = tomllib.loads(content)
+    except RecursionError as error:
+        raise UserError(f"{path}: brackets are nested too deep to be read; a study needs two or three levels") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(_not_toml(text, str(error))) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: a value cannot be read: {error}") from error
     return _File(text, scan(content, values))
 
 

@@ -402,6 +402,9 @@ def decide(answer: Answer) -> None:
         if number:
             console.print()
         _sweep(console, sweep)
+    if answer.get("note"):
+        console.print()
+        console.print(f"note     {answer['note']}")
     draw.next_step(console, answer)
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ablate.conditions import Took, atoms
-from ablate.plan import REFERENCE, Plan, is_made, says_else, took
-from ablate.study import Study, runs_of_tree
+from ablate.plan import Plan, is_made, says_else, took
+from ablate.study import REFERENCE, Study, runs_of_tree
 from db.records import DecisionRecord, LockRecord
 
 

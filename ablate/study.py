@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -285,6 +286,28 @@ def runs_of(condition: Condition) -> set[str]:
             case Took():
                 pass
     return named
+
+
+REFERENCE = "-start"
+"""The reference run of row D1, its start that no row trains, is called "D1-start"."""
+BUDGET = ("samples", "flops", "steps", "epochs")
+"""Last words of settings that say how long a run is."""
+
+
+def likeness(study: Study, run: str) -> tuple[tuple[str, str], ...]:
+    """A run's budget and validation set, as declared: seeds of runs that differ in it tell nothing of each other's noise."""
+    row = study.runs.get(run) or study.runs[run.removesuffix(REFERENCE)]
+    start = study.starts[row.start.names[0]].changes if row.start.kind == "named" else {}
+    settings = {**study.settings, **start, **row.changes}
+    return tuple(
+        (name, repr(value)) for name, value in settings.items() if name.rsplit(".", 1)[-1] in BUDGET or name == "eval.set"
+    )
+
+
+def most_alike(study: Study, runs: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The likeness of `runs`; where they differ, that of more of the study's jobs."""
+    counted = Counter(likeness(study, run) for run in study.runs for _ in study.seeds[run])
+    return max((likeness(study, run) for run in runs), key=lambda like: (counted[like], str(like)))
 
 
 def nested(settings: Settings) -> dict[str, Any]:

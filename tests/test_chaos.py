@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from benchmarks import chaos
 from benchmarks.chaos import EXAMPLE, Chaos, study_text, undisturbed
 from tests.conftest import repository_environment
@@ -19,6 +21,7 @@ SMALL_STUDY = (
 FEWER_SEEDS = SMALL_STUDY[: SMALL_STUDY.index("extra = ")] + "extra = {}" + SMALL_STUDY[SMALL_STUDY.index("\n\n[evidence]") :]
 
 
+@pytest.mark.slow
 def test_a_study_disturbed_at_random_ends_like_one_left_alone(tmp_path: Path) -> None:
     environment = {**repository_environment(), "OMP_NUM_THREADS": "1"}
     calm = undisturbed(tmp_path / "calm", FEWER_SEEDS, environment)

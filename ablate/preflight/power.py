@@ -23,7 +23,7 @@ import numpy as np
 from scipy import special
 
 from ablate.conditions import ITS_START, Compared, Condition, Verdict, Within, atoms
-from ablate.study import Study, Sweep
+from ablate.study import REFERENCE, Study, Sweep, likeness, most_alike
 
 EQUIVALENCE_LEVEL = 0.05
 """Of `no worse` and `same`; decide.py uses the same, and LEARN_LEVEL for learn lines."""
@@ -152,10 +152,11 @@ class _Books:
     def pair(self, atom: Compared) -> frozenset[str]:
         return frozenset((self.name(atom.a), self.other(atom), f"on {atom.metric}"))
 
-    def df(self) -> float:
-        """Degrees of freedom of the pooled noise when all planned jobs have ended; infinite where no run has two seeds."""
-        pooled = sum(len(seeds) - 1 for seeds in self.study.seeds.values())
-        return pooled or math.inf
+    def df(self, *runs: str) -> float:
+        """Degrees of freedom of the noise pooled over runs like these when all planned jobs have ended; infinite without two seeds."""
+        known = [row for run in runs if (row := run.removesuffix("'s start").removesuffix(REFERENCE)) in self.study.runs]
+        like = most_alike(self.study, known)
+        return sum(len(self.study.seeds[run]) - 1 for run in self.study.runs if likeness(self.study, run) == like) or math.inf
 
     def sights(self, condition: Condition, level: float) -> tuple[Sight, ...]:
         """One per comparison that a condition asks for."""
@@ -173,8 +174,8 @@ class _Books:
         n_a, sd = self.seeds(a), self.noise.get(metric.name)
         if sd is None:
             nan = math.nan
-            return Sight(a, b, metric.name, verdict, n_a, n_b, nan, self.df(), level, margin, nan, 0.0, False, None)
-        design = Design(sd, self.df(), n_a, n_b, margin, level)
+            return Sight(a, b, metric.name, verdict, n_a, n_b, nan, self.df(a, b), level, margin, nan, 0.0, False, None)
+        design = Design(sd, self.df(a, b), n_a, n_b, margin, level)
         power = resolving_power(design, verdict)
         answerable = power >= POWER
         price = None if answerable else self.price(design, verdict, a, b)

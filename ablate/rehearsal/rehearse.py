@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from ablate.conditions import ITS_START, AllOf, AnyOf, Atom, Compared, Condition, Ended, Otherwise, Took, Within, atoms
 from ablate.decide import EQUIVALENCE_LEVEL, LEARN_LEVEL, STOP, refusal
 from ablate.lock import BASELINE, NotYet, make_lock
-from ablate.plan import REFERENCE, Plan, is_made, make_plan, needs_of_tree
+from ablate.plan import Plan, is_made, make_plan, needs_of_tree
 from ablate.rehearsal.compare_many import (
     Bools,
     Floats,
@@ -55,7 +55,7 @@ from ablate.rehearsal.oracle import (
     true_gains,
 )
 from ablate.rehearsal.worlds import UNLEARNED_SD, Drawn, World, draw
-from ablate.study import Line, Study, Tree, runs_of
+from ablate.study import REFERENCE, Line, Study, Tree, likeness, most_alike, runs_of
 from db.records import DecisionRecord
 
 Rule = Literal["trees", "lowest first seed", "lowest of all seeds", "per-sample test"]
@@ -231,7 +231,7 @@ class View:
     first_only: bool
     """Whether one seed of each run was trained."""
     cache: dict[str, dict[str, ManyScores]] = field(default_factory=dict)
-    pools: dict[str, ManyPools] = field(default_factory=dict)
+    pools: dict[tuple[str, object], ManyPools] = field(default_factory=dict)
 
     @property
     def study(self) -> Study:
@@ -259,13 +259,16 @@ class View:
         trained = self.study.seeds[run.removesuffix(REFERENCE)][seeds]
         return ManyScores(trained, np.where(diverged, np.nan, values), diverged, unlearned)
 
-    def pool(self, metric: str) -> ManyPools:
-        if metric not in self.pools:
-            at_budget = {run: of_run for run, of_run in self.scores(metric).items() if is_at_budget(self.study, run)}
-            found = noise_pools(self.study.metrics[metric], at_budget)
+    def pool(self, metric: str, *runs: str) -> ManyPools:
+        """The noise among runs like these, as `decide` finds it: at their budget, judged on their validation set."""
+        scores = self.scores(metric)
+        likes = {run: likeness(self.study, run) for run in scores}
+        like = most_alike(self.study, map(self.name, runs))
+        if (metric, like) not in self.pools:
+            found = noise_pools(self.study.metrics[metric], {run: scores[run] for run in scores if likes[run] == like})
             never = np.zeros(len(self.at), dtype=np.bool_)
-            self.pools[metric] = replace(found, own={run: found.own.get(run, never) for run in self.scores(metric)})
-        return self.pools[metric]
+            self.pools[metric, like] = replace(found, own={run: found.own.get(run, never) for run in scores})
+        return self.pools[metric, like]
 
     def truth(self, run: str, metric: str) -> Floats:
         """[k] true value of a run."""
@@ -294,9 +297,9 @@ class View:
         metric = self.study.metrics[atom.metric]
         runs = self.scores(atom.metric)
         if isinstance(atom, Within):
-            return within_many(metric, runs, self.name(atom.run), atom.distance, atom.of, self.pool(atom.metric))
+            return within_many(metric, runs, self.name(atom.run), atom.distance, atom.of, self.pool(atom.metric, atom.run))
         a, b = self.name(atom.a), self.other(atom)
-        return compare_many(metric, runs, a, b, self.pool(atom.metric), self.refused(a, b))
+        return compare_many(metric, runs, a, b, self.pool(atom.metric, a, b), self.refused(a, b))
 
     def true_difference(self, atom: Compared | Within) -> Floats:
         """[k] a − b, as it truly is."""
@@ -407,12 +410,6 @@ def _taken_by_start(view: View, tree: Tree) -> str:
     """The run meant by `its start`."""
     rows = [atom.a for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared) and atom.b == ITS_START]
     return next((view.plan.its_start[view.name(row)] for row in rows if view.name(row) in view.plan.its_start), "")
-
-
-def is_at_budget(study: Study, run: str) -> bool:
-    """Whether a row has the common budget; the seeds of one that declares another do not tell the noise at it."""
-    row = study.runs.get(run) or study.runs[run.removesuffix(REFERENCE)]
-    return not any(name.rsplit(".", 1)[-1] in ("samples", "flops", "steps", "epochs") for name in row.changes)
 
 
 # ---------------------------------------------------------------- rules

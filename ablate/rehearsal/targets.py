@@ -20,9 +20,9 @@ from ablate.compare import Pool, Scores, compare
 from ablate.conditions import ITS_START, Compared, atoms
 from ablate.decide import LEARN_LEVEL
 from ablate.rehearsal.oracle import kept_row, metric_of, takeable
-from ablate.rehearsal.rehearse import Outcome, Rule, Shown, is_at_budget, rehearse
+from ablate.rehearsal.rehearse import Outcome, Rule, Shown, rehearse
 from ablate.rehearsal.worlds import World
-from ablate.study import Metric, Study, Sweep, Tree
+from ablate.study import Metric, Study, Sweep, Tree, likeness, most_alike
 
 FALSE_NO_WORSE = 0.05
 POWER = 0.80
@@ -205,15 +205,16 @@ def _family(study: Study, tree: Tree) -> int:
 def _planned_df(study: Study, tree: Tree | None) -> int:
     """Degrees of freedom of the noise when a tree is decided: of the blocks up to its last; all of them for learn lines."""
     names = [block.name for block in study.blocks]
-    last = len(names)
+    last, like = len(names), likeness(study, study.baseline)
     if tree is not None:
         runs = {
             run for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared) for run in (atom.a, atom.b)
         }
+        like = most_alike(study, (study.aliases.get(run, run) for run in runs if run != ITS_START))
         blocks = [study.block_of(study.aliases.get(run, run)) for run in runs if run != ITS_START]
         last = max((names.index(block) if block in names else len(names) for block in blocks), default=last)
     known = {"", *names} if last >= len(names) else set(names[: last + 1])
-    return sum(len(study.seeds[run]) - 1 for run in study.runs if study.block_of(run) in known and is_at_budget(study, run))
+    return sum(len(study.seeds[run]) - 1 for run in study.runs if study.block_of(run) in known and likeness(study, run) == like)
 
 
 def _declared(metric: Metric, world: World) -> Pool:

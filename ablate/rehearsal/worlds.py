@@ -18,9 +18,8 @@ from typing import Literal
 import numpy as np
 
 from ablate.compare import noise_pool, scores
-from ablate.plan import REFERENCE
 from ablate.rehearsal.compare_many import Bools, Floats
-from ablate.study import JobResult, Metric, Study, UserError, runs_of_sweep
+from ablate.study import REFERENCE, JobResult, Metric, Study, UserError, runs_of_sweep
 
 NoiseKind = Literal["normal", "heavy", "unequal", "outliers", "past"]
 """normal. heavy: Student's t with 3 degrees of freedom, scaled to the same sd. unequal: one run, another in every study, has
