@@ -63,7 +63,8 @@ def study(tmp_path: Path) -> Path:
     from trainer.data.synthetic import make
 
     make(tmp_path / "data", TEST_RECIPE, tmp_path / "outputs" / ".cache", lambda _line: None)
-    here = '\n[profile.here]\nlike = "tiny"\nsettings.data.root = "data"\nsettings.train.samples = 20\nstart."image stage".train.samples = 20\n'
+    here = '\n[profile.here]\nlike = "tiny"\nsettings.data.root = "data"\nsettings.train.samples = 20\n'
+    here += 'start."image stage".train.samples = 15\n'
     (tmp_path / "runs.toml").write_text(SHIPPED.read_text() + here)
     return tmp_path / "runs.toml"
 

@@ -40,10 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def desk(folder: Path) -> Desk:
     """The whole study: its launch killed -9 while two jobs train, then called again to the end."""
     first = ablate(folder, "launch", "--gpus", "4")
-    metrics = lambda: list(folder.glob("outputs/*/smoke/*/1/metrics.jsonl"))  # noqa: E731
-    until(lambda: len(metrics()) >= 3 or first.poll() is not None, 240)
+    started = lambda: list(folder.glob("outputs/*/smoke/*/1/gang.json"))  # noqa: E731
+    until(lambda: len(started()) >= 3 or first.poll() is not None, 240)
     assert first.poll() is None, first.communicate()[0]
-    pids = [pid for path in folder.glob("outputs/*/smoke/*/1/gang.json") for pid in json.loads(path.read_text())["pids"]]
+    pids = [pid for path in started() for pid in json.loads(path.read_text())["pids"]]
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     until(lambda: not any(map(alive, pids)), 20)

@@ -153,7 +153,7 @@ class _Books:
         return frozenset((self.name(atom.a), self.other(atom), f"on {atom.metric}"))
 
     def df(self, *runs: str) -> float:
-        """Degrees of freedom of the noise pooled over runs like these when all planned jobs have ended; infinite without two seeds."""
+        """Degrees of freedom of the noise pooled over runs like these, once all jobs have ended; infinite without any."""
         known = [row for run in runs if (row := run.removesuffix("'s start").removesuffix(REFERENCE)) in self.study.runs]
         like = most_alike(self.study, known)
         return sum(len(self.study.seeds[run]) - 1 for run in self.study.runs if likeness(self.study, run) == like) or math.inf
