@@ -233,5 +233,6 @@ def _coverage(outcome: Outcome) -> Iterator[Target]:
 
 
 def _share(name: str, of: str, measured: float, low: float, high: float, n: int) -> Target:
-    error = math.sqrt(measured * (1 - measured) / n) if n and math.isfinite(measured) else math.nan
+    near = (measured * n + 2) / (n + 4)  # Agresti and Coull 1998: 40 of 40 is not a share known for certain
+    error = math.sqrt(near * (1 - near) / (n + 4)) if n and math.isfinite(measured) else math.nan
     return Target(name, of, measured, low, high, error, n)
