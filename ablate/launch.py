@@ -498,11 +498,12 @@ class Crew:
         self.watch.tick(self.look(plan))
         before, locked = self.desk.store.lock(), evidence.lock(self.desk, utc_now())
         plan = self.desk.plan()  # under a lock, its confirmation may begin
-        waiting = tuple(
-            f"{job.id}: {job.reason}" for job in plan.jobs if job.state in ("waiting", "ready") and not _only_maybe(job)
-        )
+        asked = [job for job in plan.jobs if _selected(job, self.options) and not _only_maybe(job)]
+        waiting = tuple(f"{job.id}: {job.reason}" for job in asked if job.state in ("waiting", "ready"))
         if isinstance(locked, NotYet):
-            return Outcome(plan, None, (*waiting, *locked.reasons), self.options, self.interrupted, self.over_budget)
+            whole = not self.options.block and not self.options.runs
+            reasons = (*waiting, *locked.reasons) if whole else waiting
+            return Outcome(plan, None, reasons, self.options, self.interrupted, self.over_budget)
         if before is None or before.hash != locked.hash:
             self.watch.event(Event("locked", f"config {locked.hash[:12]} after block {self.desk.study.lock_after}"))
         return Outcome(plan, locked, waiting, self.options, self.interrupted, self.over_budget)
