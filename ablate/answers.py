@@ -246,6 +246,23 @@ def _notes(desk: Desk, planned: Plan, books: Books) -> list[str]:
     return notes
 
 
+def _folder_notes(desk: Desk, attempts: Mapping[str, object]) -> list[str]:
+    """Where the database and the folders under outputs/ disagree on which jobs there are. One look at one folder's names."""
+    there = set(desk.folders.job_keys())
+    gone, unknown = sorted(attempts.keys() - there), sorted(there - attempts.keys())
+    notes = []
+    if gone:
+        notes.append(
+            f"{_some(gone)}: no folder under {desk.folders.base} any more, so no checkpoint and no log; the numbers are in the "
+            "database. Put the folders back, or go on without them"
+        )
+    if unknown and not desk.store.lease():
+        notes.append(
+            f"{_some(unknown)}: under {desk.folders.base} and not in the database; take them in with {command(desk, 'rebuild')}"
+        )
+    return notes
+
+
 def _next_after_plan(desk: Desk, planned: Plan, shown: Sequence[PlannedJob], block: str, held: LockRecord | None) -> str:
     if held is not None and not held.lifted_at:
         return command(desk, "lock")
@@ -552,6 +569,7 @@ def status(desk: Desk) -> Answer:
             "left_wall_hours": layout["wall_hours"],
             "gpus": layout["gpus"],
             "decisions": _decisions(desk),
+            "notes": _folder_notes(desk, books.attempts),
             "launching": {"holder": lease.holder, "since": lease.since, "beat_at": lease.beat_at} if lease else None,
             "lock": {"hash": held.hash, "at": held.at, "provisional": held.provisional, "confirmation": _confirmation(desk, held)}
             if held and not held.lifted_at

@@ -71,8 +71,10 @@ def plan(
     """
     from ablate import answers, screens
 
-    desk = _desk(study, profile)
+    desk = _looking(study, profile)
     if diff is not None:
+        if not diff.exists():
+            raise UserError(f"--diff {diff}: there is no such file; name an older one: git show HEAD~1:runs.toml > old.toml")
         _out(answers.plan_changes(desk, _read(diff, profile)), as_json, screens.plan_changes)
         return
     answer = answers.plan(desk, _block(desk.study, block), gpus)
@@ -124,7 +126,7 @@ def launch(
     """
     from ablate import answers, screens
 
-    desk = replace(_desk(study, profile), redo_stale=redo_stale)
+    desk = replace((_looking if dry_run else _desk)(study, profile), redo_stale=redo_stale)
     jobs = tuple(dict.fromkeys(job.id for name in run or () for job in _jobs_named(desk, name)))
     wanted_block = _block(desk.study, block)
     if settle:
@@ -181,7 +183,7 @@ def decide(
     """
     from ablate import answers, screens
 
-    desk = _desk(study, profile)
+    desk = (_looking if explain else _desk)(study, profile)
     names = tuple(_sweep(desk.study, name) for name in sweep or ())
     if explain:
         from ablate import evidence_answers, evidence_screens
@@ -217,7 +219,7 @@ def compare(
     """
     from ablate import evidence_answers, evidence_screens
 
-    answer = evidence_answers.compare(_desk(study, profile), a, b, metric or ())
+    answer = evidence_answers.compare(_looking(study, profile), a, b, metric or ())
     if plot is not None:
         evidence_answers.draw(answer, plot)
     _out(answer, as_json, lambda document: evidence_screens.compare(document, explain))
@@ -235,7 +237,7 @@ def audit(study: StudyFile = HERE, profile: Profile = "", as_json: Json = False)
     """
     from ablate import evidence_answers, evidence_screens
 
-    answer = evidence_answers.audited(_desk(study, profile))
+    answer = evidence_answers.audited(_looking(study, profile))
     _out(answer, as_json, evidence_screens.audit)
     if not answer["ok"]:
         raise typer.Exit(1)
@@ -273,13 +275,21 @@ def status(
     """
     from ablate import answers, screens
 
-    desk = _desk(study, profile)
+    desk = _looking(study, profile)
     if not follow:
         _out(answers.status(desk), as_json, screens.status)
-    elif not as_json:
-        screens.follow(lambda: answers.status(desk))
-    while follow and as_json:
-        sys.stdout.write(json.dumps(answers.status(desk), ensure_ascii=False, allow_nan=False) + "\n")
+        return
+
+    def again() -> answers.Answer:
+        nonlocal desk
+        if not desk.recorded:  # a first launch may have made the database meanwhile
+            desk = _looking(study, profile)
+        return answers.status(desk)
+
+    if not as_json:
+        screens.follow(again)
+    while as_json:
+        sys.stdout.write(json.dumps(again(), ensure_ascii=False, allow_nan=False) + "\n")
         sys.stdout.flush()
         time.sleep(2.0)
 
@@ -298,7 +308,7 @@ def show(
     """
     from ablate import answers, screens
 
-    desk = _desk(study, profile)
+    desk = _looking(study, profile)
     _out(answers.show(desk, _jobs_named(desk, job), metric), as_json, screens.show)
 
 
@@ -318,7 +328,7 @@ def logs(
     """
     from ablate import answers, screens
 
-    desk = _desk(study, profile)
+    desk = _looking(study, profile)
     answer = answers.logs(desk, _jobs_named(desk, job), lines, rank)
     _out(answer, as_json, screens.logs)
     if follow and not as_json:
@@ -387,15 +397,14 @@ def init(
 
     Example: [bold]ablate init my_study/runs.toml[/bold]
     """
+    from ablate.folders import write_text
     from ablate.runs_toml import first_study
 
     if file.exists():
         raise UserError(f"{file} exists already; it is yours, so nothing was written. Give another name: ablate init other.toml")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(first_study(), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}") from error
+    if not file.parent.parent.is_dir():
+        raise UserError(f"there is no folder {str(file.parent.parent)!r}; make it, or name another place")
+    write_text(file, first_study())
     _out(
         {"written": str(file)},
         as_json,
@@ -435,7 +444,7 @@ def check(
     from ablate.preflight import check as checking
     from ablate.preflight import screen as check_screen
 
-    answer = checking.check(_desk(study, profile), checking.parts(only or ()))
+    answer = checking.check(_looking(study, profile), checking.parts(only or ()))
     _out(answer, as_json, check_screen.check)
     raise typer.Exit(checking.exit_code(answer))
 
@@ -467,7 +476,7 @@ def rehearse(
     """
     from ablate import answers, screens
 
-    desk = _desk(study, profile)
+    desk = _looking(study, profile)
     with screens.rehearsal_progress(quiet=as_json) as progress:
         answer = answers.rehearse(desk, world, noise, studies, seed, effect or (), sd or (), diverge, progress)
     _out(answer, as_json, screens.rehearse)
@@ -542,6 +551,8 @@ def main() -> None:
     try:
         app()
     except (UserError, StoreError) as error:
+        if "--json" in sys.argv:  # a program that asked for a document gets one, whatever happens
+            sys.stdout.write(json.dumps({"error": str(error)}, ensure_ascii=False) + "\n")
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(2) from None
     finally:
@@ -560,6 +571,13 @@ def _desk(path: Path, profile: str) -> Desk:
     from ablate.desk import open_desk
 
     return open_desk(_read(path, profile))
+
+
+def _looking(path: Path, profile: str) -> Desk:
+    """The desk of a command that only looks: it makes no database."""
+    from ablate.desk import looking_desk
+
+    return looking_desk(_read(path, profile))
 
 
 def _block(study: Study, name: str) -> str:

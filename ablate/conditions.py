@@ -56,6 +56,9 @@ RESERVED: frozenset[str] = frozenset(
 )
 """Words of the language; no run, metric or decision may be called so."""
 
+MOST_WORDS = 500
+"""Of one condition: a line that nobody can read decides nothing."""
+
 ITS_START = "its start"
 """Stands for the run that a row was changed from; `plan` knows which one that is."""
 
@@ -256,6 +259,14 @@ class _Parser:
     def condition(self) -> Condition:
         if not self.words:
             raise ConditionError(1, "the condition is empty")
+        if len(self.words) > MOST_WORDS:
+            raise ConditionError(self.words[MOST_WORDS].column, f"more than {MOST_WORDS} words: say it in several lines")
+        bracket = next((word for word in self.words if word.text[0] in "([{" or word.text[-1] in ")]}"), None)
+        if bracket:
+            raise ConditionError(
+                bracket.column,
+                'no brackets here: a line joins its clauses by "and" alone or by "or" alone; give other cases their own line',
+            )
         if self.accept("otherwise"):
             self.finish("otherwise")
             return Otherwise()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ablate.folders import Folders
 from ablate.plan import Plan, make_plan
 from ablate.study import Study, UserError
-from db.store import Store
+from db.store import IN_MEMORY, Store
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,11 @@ class Desk:
     redo_stale: bool = False
     """Whether what rests on decisions that have turned is trained anew: a person asked for it."""
 
+    @property
+    def recorded(self) -> bool:
+        """Whether there is a database; one who looks before the first launch has none."""
+        return self.store.path != IN_MEMORY
+
     def plan(self) -> Plan:
         history = self.store.all_decisions()
         current = {record.name: record for record in history}
@@ -27,17 +33,26 @@ class Desk:
 
 def open_desk(study: Study) -> Desk:
     """The study's desk: `db/` and `outputs/` lie beside its file."""
-    root = study.path.parent
-    store = Store.open(root / "db" / "ablate.sqlite", study.name, study.profile)
-    return Desk(study, store, Folders(root / "outputs", study.name, study.profile))
+    store = Store.open(_database(study), study.name, study.profile)
+    return Desk(study, store, Folders(study.path.parent / "outputs", study.name, study.profile))
+
+
+def looking_desk(study: Study) -> Desk:
+    """The desk for one who looks: without a database, an empty one in memory, so that looking leaves nothing behind."""
+    if _database(study).exists():
+        return open_desk(study)
+    return Desk(study, Store.empty(study.name, study.profile), Folders(study.path.parent / "outputs", study.name, study.profile))
 
 
 def existing_desk(study: Study) -> Desk:
-    """The desk for one who only reads. UserError when there is no database yet: it is not made."""
-    database = study.path.parent / "db" / "ablate.sqlite"
-    if not database.exists():
-        raise UserError(f"{database}: there is no database yet; `ablate launch --profile {study.profile}` makes it")
+    """The desk for one who only reads results. UserError when there is no database yet: it is not made."""
+    if not _database(study).exists():
+        raise UserError(f"{_database(study)}: there is no database yet; `ablate launch --profile {study.profile}` makes it")
     return open_desk(study)
+
+
+def _database(study: Study) -> Path:
+    return study.path.parent / "db" / "ablate.sqlite"
 
 
 def measured_hours(desk: Desk) -> dict[str, list[float]]:

@@ -190,7 +190,12 @@ def newest_checkpoint(attempt_folder: Path) -> Path | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write whole or not at all; on disk when this returns. The folder is made. DiskError if it cannot be written."""
-    temporary = _written(path, value)
+    write_text(path, _as_text(value))
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for a text."""
+    temporary = _written(path, text)
     try:
         temporary.replace(path)
         _sync_folder(path.parent)
@@ -201,7 +206,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_new_json(path: Path, value: Any) -> None:
     """Like write_json, but FileExistsError if `path` is there already: of two writers, one wins."""
-    temporary = _written(path, value)
+    temporary = _written(path, _as_text(value))
     try:
         path.hardlink_to(temporary)
         _sync_folder(path.parent)
@@ -229,13 +234,16 @@ def read_json_table(path: Path) -> dict[str, Any]:
     return value
 
 
-def _written(path: Path, value: Any) -> Path:
+def _as_text(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n"
+
+
+def _written(path: Path, text: str) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False, default=_plain)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -44,8 +44,9 @@ def save(figure: Figure, path: Path) -> None:
     """UserError for a suffix that is no picture, or a place that cannot be written."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"--plot {str(path)!r}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if not path.parent.is_dir():
+        raise UserError(f"--plot {str(path)!r}: there is no folder {str(path.parent)!r}; make it, or name another")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=160)
     except OSError as error:
         raise UserError(f"--plot {str(path)!r} cannot be written: {error.strerror}") from error

@@ -54,6 +54,8 @@ def compare_two(desk: Desk, a: str, b: str, metrics: Sequence[str] = (), level: 
     for metric in metrics:
         if metric not in study.metrics:
             raise UserError(f"--metric {metric!r} is not declared.{_hint(metric, list(study.metrics), 'Metrics')}")
+    if study.aliases.get(a, a) == study.aliases.get(b, b):
+        raise UserError(f"{a} and {b} are the same run: there is nothing to compare. Give two runs of one start")
     refused = refusal(study, plan.its_start, a, b)
     if refused:
         raise UserError(f"{refused}: their difference would have several causes. Compare runs of one start")

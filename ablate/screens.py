@@ -603,6 +603,8 @@ def _status_lines(answer: Answer) -> Iterator[RenderableType]:
     if answer["lock"]:
         held = answer["lock"]
         yield f"locked   config {held['hash'][:MOST_REASONS]}, since {held['at']}; {held['confirmation']['says']}"
+    for note in answer["notes"]:
+        yield draw.labelled("note", note)
 
 
 def stop(answer: Answer) -> None:

@@ -37,6 +37,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.pool import StaticPool
 
 from db import schema
 from db.records import (
@@ -58,6 +59,8 @@ T = TypeVar("T")
 Batch = tuple[str, int, Sequence[Point], int]
 """Job, attempt, points read from its metrics.jsonl, bytes of it read so far."""
 
+IN_MEMORY = ":memory:"
+"""The path of a store that has no file."""
 CACHE_KIB = 64 * 1024
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -104,6 +107,17 @@ class Store:
         with _explained(str(path)):
             _bring_up_to_date(engine, path)
         return cls(engine, str(path), study, profile)
+
+    @classmethod
+    def empty(cls, study: str, profile: str) -> Store:
+        """A store with nothing in it, in memory: for one who looks before there is a database. It leaves no file behind."""
+        engine = create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}, json_serializer=_json
+        )
+        _prepare(engine, None)
+        with engine.begin() as connection:
+            schema.metadata.create_all(connection)
+        return cls(engine, IN_MEMORY, study, profile)
 
     def scoped(self, study: str, profile: str) -> Store:
         """The same database, seen from another study or profile."""
@@ -553,16 +567,20 @@ def network_mount(path: Path, mounts: str) -> tuple[str, str] | None:
     return (str(best), kind) if NETWORK_FILESYSTEMS.fullmatch(kind) else None
 
 
-def _prepare(engine: Engine, busy_s: float) -> None:
-    """Set each connection up, and leave the beginning of transactions to us (the driver would begin them at the first write)."""
+def _prepare(engine: Engine, busy_s: float | None) -> None:
+    """Set each connection up, and leave the beginning of transactions to us (the driver would begin them at the first write).
+
+    busy_s: how long to wait for other processes; None for a database in memory, which has none.
+    """
 
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        _use_wal(connection, busy_s)
-        connection.execute("PRAGMA synchronous = FULL")
+        if busy_s is not None:
+            _use_wal(connection, busy_s)
+            connection.execute("PRAGMA synchronous = FULL")
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:

@@ -469,6 +469,63 @@ def test_a_mistake_is_told_without_a_traceback_and_exits_2(ablate: Any, words: l
     assert said.out == ""
 
 
+def test_a_program_that_asked_for_a_document_gets_its_error_as_one(ablate: Any) -> None:
+    said = ablate("plan", "--block", "9", "--json")
+    assert said.code == 2
+    assert said.document == {"error": "there is no block '9'; blocks: 1, 2"}
+    assert said.err == "Error: there is no block '9'; blocks: 1, 2\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan"],
+        ["status"],
+        ["show", "F3"],
+        ["logs", "F3"],
+        ["decide", "--explain"],
+        ["compare", "F1", "F3"],
+        ["audit"],
+        ["check", "--only", "trees"],
+        ["launch", "--dry-run"],
+        ["rehearse", "--studies", "5"],
+    ],
+    ids=" ".join,
+)
+def test_who_only_looks_leaves_nothing_behind(folder: Path, ablate: Any, words: list[str]) -> None:
+    before = sorted(folder.rglob("*"))
+    ablate(*words)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_status_says_when_folders_and_database_know_different_jobs(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", last=1.0)
+    assert "F3-s42" in ablate("status", "--json").document["notes"][0]
+    for job in desk.plan().of_run("F3"):
+        desk.folders.job_record(job.key or "").parent.mkdir(parents=True)
+        desk.folders.job_record(job.key or "").write_text("{}")
+    assert ablate("status", "--json").document["notes"] == []
+    Path(desk.store.path).unlink()
+    (note,) = ablate("status", "--json").document["notes"]
+    assert "not in the database; take them in with ablate rebuild" in note
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["init", "nowhere/at/all/runs.toml"], "there is no folder 'nowhere/at'"),
+        (["compare", "F3", "F3"], "the same run: there is nothing to compare"),
+        (["compare", "F3", "LR1"], "the same run: there is nothing to compare"),
+        (["plan", "--diff", "nowhere.toml"], "--diff nowhere.toml: there is no such file"),
+    ],
+)
+def test_a_place_that_is_not_there_is_named_and_not_made(folder: Path, ablate: Any, words: list[str], message: str) -> None:
+    said = ablate(*words)
+    assert said.code == 2
+    assert message in said.err
+    assert not (folder / "nowhere").exists()
+
+
 def test_away_from_a_terminal_a_launch_is_told_line_by_line(
     desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:

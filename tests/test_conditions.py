@@ -37,6 +37,7 @@ from ablate.conditions import (
 RUNS = {"F1": "F1", "F2": "F2", "F3": "F3", "LR1": "F3", "LR2": "LR2", "D1": "D1"}
 METRICS = ("loss", "loss/video", "vqa")
 DECISIONS = ("freeze", "lr")
+NO_BRACKETS = 'no brackets here: a line joins its clauses by "and" alone or by "or" alone; give other cases their own line'
 
 
 def parsed(text: str, on: str = "loss") -> Condition:
@@ -81,6 +82,9 @@ def test_a_text_means_its_condition(text: str, condition: Condition) -> None:
     ("text", "column", "message"),
     [
         ("", 1, "the condition is empty"),
+        ("(F1 diverged) or F2 diverged", 1, NO_BRACKETS),
+        ("F1 diverged or (F2 diverged)", 16, NO_BRACKETS),
+        (" or ".join(["F1 diverged"] * 200), 2503, "more than 500 words: say it in several lines"),
         ("F4 diverged", 1, 'there is no run "F4"; runs: F1, F2, F3, LR1, LR2, D1'),
         ("nothing diverged", 1, 'there is no run "nothing"; runs: F1, F2, F3, LR1, LR2, D1'),
         ("F1 better F3", 11, 'expected "than" after "better", not "F3"'),
