@@ -300,6 +300,8 @@ def _type_words(hint: Any) -> str:
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
     if hint in words:
         return words[hint]
+    if get_origin(hint) is Literal:
+        return " or ".join(as_toml(choice) for choice in get_args(hint))
     return "a table" if _is_table(hint) else "a list" if _is_list(hint) else str(hint)
 
 

@@ -56,7 +56,7 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def roofline_s(operations: Iterable[Operation], ceilings: Ceilings, samples: int) -> float:
+def roofline_s(operations: Iterable[Operation], ceilings: Ceilings, samples: float) -> float:
     """Least time of these products for one sample, where `samples` share a micro-batch."""
     return sum(
         max(o.flops / ceilings.flops_per_s, o.bytes(ceilings.number_bytes, samples) / ceilings.bytes_per_s) for o in operations

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from trainer import disk
 from trainer.config import ConfigError
 from trainer.ranks import Ranks
 
@@ -47,6 +48,8 @@ class Progress:
     """Time of the steps, evaluation and saving left out."""
     compute_s: float = 0.0
     """Of that, forward, backward and optimiser."""
+    micro_batch: int = 0
+    """Samples of a forward pass; 0 before it is known."""
 
     def count(self, samples: int, grad_norm: float, step_s: float, compute_s: float) -> None:
         """One more step."""
@@ -67,13 +70,16 @@ def save(attempt: Path, model: nn.Module, optimizer: torch.optim.Optimizer, prog
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file({n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}, partial / "model.safetensors")
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        disk.save(optimizer.state_dict(), partial / "optimizer.pt")
         (partial / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     ranks.barrier()
-    torch.save(_random_states(), partial / f"rng_{ranks.rank}.pt")
+    disk.save(_random_states(), partial / f"rng_{ranks.rank}.pt")
     ranks.barrier()
     if ranks.first:
+        for file in partial.iterdir():
+            disk.sync(file)
         partial.replace(folder)
+        disk.sync(folder.parent)
         for old in complete_checkpoints(attempt)[:-keep]:
             shutil.rmtree(old)
     ranks.barrier()

@@ -8,6 +8,7 @@ that cannot change a result (workers, logging): they are left out of a job's key
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_type_hints
@@ -34,6 +35,13 @@ def setting(
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=meta)
     return field(default=default, metadata=meta)
+
+
+LOSSES: Mapping[str, str] = {
+    "text_ce_all": "trainer.losses:TEXT_CE_ALL",  # every text token
+    "text_ce_answer_only": "trainer.losses:TEXT_CE_ANSWER_ONLY",  # tokens of the assistant's turn only
+}
+"""What `train.loss` may name, and where it is written."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +95,15 @@ class TrainingConfig:
     """"own": stop at `samples`. "as F3": stop at the compute of run F3's settings, counted, if that comes before or after."""
     batch_samples: int = setting(128, least=1)
     """Samples per optimiser step, over all ranks and micro-batches."""
-    micro_batch_samples: int = setting(32, least=1, stateful=False)
-    """Samples per forward pass on one rank; changes speed and memory, not the result (up to float rounding)."""
-    loss: Literal["text_ce_all", "text_ce_answer_only"] = setting("text_ce_all")
-    """Stage 1: every text token. Stages 2-3: tokens of the assistant's turn only."""
+    micro_batch_samples: int | Literal["auto"] = setting(32, least=1, stateful=False)
+    """Samples per forward pass on one rank; changes speed and memory, not the result (up to float rounding).
+    "auto": the most that fit, found on the device before the first step and kept by checkpoints; facts.json says how many."""
+    activation_checkpointing: bool = setting(False, stateful=False)
+    """Keep only what goes into each layer of the backbones and compute the rest again in the backward: less memory, more time."""
+    compile: bool = setting(False, stateful=False)
+    """Run the layers of the backbones through torch.compile: a minute before the first step, then less each; rounds otherwise."""
+    loss: str = setting("text_ce_all")
+    """A name in LOSSES, or MODULE:NAME of a `trainer.losses.Loss`. Stage 1: text_ce_all. Stages 2-3: text_ce_answer_only."""
     lambda_coarse: float = setting(0.0, least=0.0)
     """Weight of the coarse pass's loss in training; 0 measures it without training it."""
     precision: Literal["float32", "bfloat16", "float64"] = setting("bfloat16")
@@ -173,6 +186,9 @@ def conflict(config: TrainConfig) -> str | None:
         return f"model.tokens_per_frame = {model.tokens_per_frame} is no square number (4, 9, 16 …)"
     if model.encoder == "multi_token" and model.coarse_only:
         return "model.coarse_only = true with the multi_token encoder, which has no coarse pass"
+    loss = config.train.loss
+    if loss not in LOSSES and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", loss):
+        return f'train.loss = "{loss}": there is no such loss; there are {", ".join(LOSSES)}, and MODULE:NAME for one of your own'
     shares = config.data.mix
     if not shares or any(share <= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         return f"data.mix = {dict(shares)}: shares must be above 0 and sum to 1 (they sum to {sum(shares.values()):g})"

@@ -14,6 +14,7 @@ import safetensors
 import torch
 import transformers
 
+from trainer import disk
 from trainer.checkpoint import Progress
 from trainer.config import OptimConfig
 from trainer.data.open import Data
@@ -22,7 +23,13 @@ from trainer.ranks import Ranks
 
 
 def facts(
-    data: Data, horizon: Horizon, ranks: Ranks, weights_hash: str, parameters: Mapping[str, int], uninformed: dict[str, float]
+    data: Data,
+    horizon: Horizon,
+    ranks: Ranks,
+    weights_hash: str,
+    parameters: Mapping[str, int],
+    uninformed: dict[str, float],
+    progress: Progress,
 ) -> dict[str, Any]:
     """What comparisons check and reports show; see the folder contract."""
     return {
@@ -40,6 +47,7 @@ def facts(
         "uninformed": uninformed,
         "device": torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else f"cpu ({platform.machine()})",
         "world_size": ranks.world,
+        "micro_batch_samples": progress.micro_batch,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -86,4 +94,5 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Complete as soon as it is there."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    disk.sync(partial)  # or a power cut could leave the name without the content
     partial.replace(path)

@@ -16,6 +16,7 @@ from trainer.config import ConfigError, TrainConfig
 from trainer.data.batches import Samples
 from trainer.flops import Shape, Sizes, mean_flops, measured_coarse_flops, sizes
 from trainer.job import Job
+from trainer.losses import loss_named
 from trainer.model.load import weights_folder
 from trainer.step import COARSE_EVERY
 
@@ -77,12 +78,17 @@ def _wanted_samples(job: Job, shapes: Counter[Shape], side: int, own: float) -> 
 
 def shapes_of(samples: Samples, config: TrainConfig) -> Counter[Shape]:
     """The shapes of a manifest's samples and how often each occurs."""
+    return Counter(row_shapes(samples, config))
+
+
+def row_shapes(samples: Samples, config: TrainConfig) -> list[Shape]:
+    """The shape of each row of the manifest."""
     text = samples.text_tokens()
     supervised = text - (np.array(samples.manifest.kinds) == "text")
-    if config.train.loss == "text_ce_answer_only":
+    if loss_named(config.train.loss).answer_only:
         supervised = np.array([int(samples.texts.of(row)[1].sum()) for row in range(len(samples))])
     columns = (samples.frames_distinct(), samples.frames_shown(), text, supervised)
-    return Counter(Shape(*(int(x) for x in row)) for row in zip(*columns, strict=True))
+    return [Shape(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def model_sizes(job: Job, config: TrainConfig, frame_side: int) -> Sizes:

@@ -5,8 +5,8 @@
     watch.seconds["step/backward"], watch.seconds["step/forward/encode"]
 
 Phases of a step: data (next batch, packed, moved), forward (inside it encode: DINO, queries: looks, lm, loss: the head), loss,
-backward, optimizer, sync (what ranks tell each other), logging, and now and then evaluate and save. Unwatched, a phase costs a
-call and nothing else.
+backward (inside it the same parts, told apart by the gradients that `made` waits for), optimizer, sync (what ranks tell each
+other), logging, and now and then evaluate and save. Unwatched, a phase costs a call and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Item = TypeVar("Item")
 
@@ -40,6 +41,7 @@ class Watch:
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self._pass()
+        depth = len(self._open)
         self._open.append(name)
         label = torch.profiler.record_function(name) if self._labels else contextlib.nullcontext()
         try:
@@ -47,7 +49,13 @@ class Watch:
                 yield
         finally:
             self._pass()
-            self._open.pop()
+            del self._open[depth:]
+
+    def turn(self, name: str) -> None:
+        """From here to the end of the phase "backward" it is that of phase `name`; outside of one nothing is told apart."""
+        if "backward" in self._open:
+            self._pass()
+            self._open[self._open.index("backward") + 1 :] = [name]
 
     def _pass(self) -> None:
         """Book the time since the last boundary on the phases that are open."""
@@ -65,6 +73,14 @@ _watch: Watch | None = None
 def phase(name: str) -> AbstractContextManager[None]:
     """Name what the `with` block does."""
     return _UNWATCHED if _watch is None else _watch.phase(name)
+
+
+def made(name: str, tensor: Tensor) -> Tensor:
+    """`tensor`, the last that phase `name` makes: when the backward has its gradient, what follows is the backward of `name`."""
+    watch = _watch
+    if watch is not None and tensor.requires_grad:
+        tensor.register_hook(lambda _: watch.turn(name))  # type: ignore[no-untyped-call]  # torch's
+    return tensor
 
 
 def each(name: str, items: Iterable[Item]) -> Iterator[Item]:

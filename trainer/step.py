@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import TrainConfig
-from trainer.data.batches import Batch
 from trainer.evaluate import autocast, chunks
-from trainer.model.packing import Packed, pack
+from trainer.feed import Feed
+from trainer.losses import loss_named
+from trainer.model.blocks import Blocks, blocks
+from trainer.model.packing import Packed
 from trainer.model.vision_language import Coarse, Prediction, VisionLanguageModel
+from trainer.optim import scale_and_clip, step_if_finite
 from trainer.phases import phase
 from trainer.ranks import Ranks
 
@@ -110,18 +113,18 @@ class StepPlan:
     """The rank has no rows of this step (the last one of a run); it takes one that is not its own and learns nothing from it."""
 
 
-def plan_step(rows: Sequence[int], step: int, config: TrainConfig, ranks: Ranks) -> StepPlan:
-    """rows: of the global batch of `step`."""
+def plan_step(rows: Sequence[int], step: int, config: TrainConfig, ranks: Ranks, micro_batch: int) -> StepPlan:
+    """rows: of the global batch of `step`; micro_batch: samples of a forward pass."""
     mine = ranks.share(rows)
-    micro = chunks(mine or rows[:1], config.train.micro_batch_samples)
-    per_step = -(-config.train.batch_samples // (ranks.world * config.train.micro_batch_samples))
+    micro = chunks(mine or rows[:1], micro_batch)
+    per_step = -(-config.train.batch_samples // (ranks.world * micro_batch))
     return StepPlan(tuple(tuple(part) for part in micro), step * per_step, not mine)
 
 
 def accumulate(
     wrapped: nn.Module,
     model: VisionLanguageModel,
-    batches: Iterator[Batch],
+    feed: Feed,
     plan: StepPlan,
     config: TrainConfig,
     ranks: Ranks,
@@ -131,22 +134,35 @@ def accumulate(
     sums = Sums(ranks.device)
     for i, _ in enumerate(plan.micro):
         with phase("data"):
-            packed = pack(next(batches), model.connector.tokens_per_frame, ranks.device)
+            packed = feed.take()
         if plan.idle:
             packed = packed.without_targets()  # all ranks meet in the last backward; this one adds zero
         with clock.computing():
             last = i == len(plan.micro) - 1
             together = contextlib.nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
             with together:
-                loss = _loss(wrapped, packed, _coarse(model, config, plan.number + i), config, ranks, sums)
+                loss = micro_loss(wrapped, packed, coarse_of(model, config, plan.number + i), config, ranks, sums)
                 with phase("backward"):
                     torch.autograd.backward(loss)
+        if ranks.device.type == "cuda":
+            with phase("data"):
+                feed.prepare()  # the device has work for a while
         sums.counted["targets"] += packed.supervised
         sums.counted["tokens"] += 0 if plan.idle else packed.tokens
     return sums
 
 
-def _coarse(model: VisionLanguageModel, config: TrainConfig, micro: int) -> Coarse:
+def update(
+    totals: Totals, optimizer: torch.optim.Optimizer, trainable: Sequence[nn.Parameter], config: TrainConfig, ranks: Ranks
+) -> tuple[dict[str, float], float]:
+    """Divide the gradients, clip them, take a step of the optimiser; every sum of the step and the norm before clipping."""
+    norm = scale_and_clip(trainable, ranks.world / totals.targets, config.optim.clip_norm)
+    step_if_finite(optimizer, totals.loss, norm)
+    optimizer.zero_grad(set_to_none=True)
+    return totals.read(norm)
+
+
+def coarse_of(model: VisionLanguageModel, config: TrainConfig, micro: int) -> Coarse:
     """What is done about the coarse loss of the run's micro-batch `micro`."""
     if not model.two_passes:
         return "no"
@@ -155,12 +171,13 @@ def _coarse(model: VisionLanguageModel, config: TrainConfig, micro: int) -> Coar
     return "measured" if micro % COARSE_EVERY == 0 else "no"
 
 
-def _loss(wrapped: nn.Module, packed: Packed, coarse: Coarse, config: TrainConfig, ranks: Ranks, sums: Sums) -> Tensor:
+def micro_loss(wrapped: nn.Module, packed: Packed, coarse: Coarse, config: TrainConfig, ranks: Ranks, sums: Sums) -> Tensor:
     """The summed loss of a micro-batch; adds to `sums` what was measured on the way."""
-    with phase("forward"), autocast(config, ranks):
+    how = Blocks(again=config.train.activation_checkpointing, compiled=config.train.compile)
+    with phase("forward"), autocast(config, ranks), blocks(how):
         prediction: Prediction = wrapped(packed, coarse=coarse)
     with phase("loss"):
-        total = prediction.losses.sum()
+        total = loss_named(config.train.loss).total(prediction.losses, packed)
         if prediction.coarse_losses is not None:
             coarse_losses = prediction.coarse_losses.index_select(0, packed.seen)
             sums.measure("fine", prediction.losses.index_select(0, packed.seen).sum())

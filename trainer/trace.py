@@ -16,12 +16,14 @@ from torch.profiler import ProfilerActivity, profile
 from trainer.config import ConfigError
 from trainer.data.open import open_data
 from trainer.data.shards import DataError
+from trainer.feed import Feed
 from trainer.job import Job, read_job
+from trainer.micro_batch import micro_batch
 from trainer.model.load import build_model
-from trainer.optim import build_optimizer, scale_and_clip, step_if_finite
+from trainer.optim import build_optimizer
 from trainer.phases import each, phase, watching
 from trainer.ranks import Ranks, start_ranks, stop_ranks
-from trainer.step import Clock, accumulate, plan_step
+from trainer.step import Clock, accumulate, plan_step, update
 
 WARM_UP = 2
 """Steps before the traced ones."""
@@ -31,19 +33,20 @@ def trace(job: Job, ranks: Ranks, steps: int) -> str:
     """Trace `steps` steps of the job, all ranks together; the table of the costliest operations."""
     data = open_data(job.config, job.seed, job.cache)
     model = build_model(job.config.model, job.cache, job.seed).to(ranks.device)
-    wrapped, optimizer = ranks.wrap(model), build_optimizer(model.parts(), model, job.config.optim)
+    optimizer = build_optimizer(model.parts(), model, job.config.optim)
+    micro = micro_batch(model, optimizer, data, job.config, ranks)
+    wrapped = ranks.wrap(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    plans = [plan_step(data.train.global_batch(step), step, job.config, ranks) for step in range(WARM_UP + steps)]
-    batches = data.train.loaded([rows for plan in plans for rows in plan.micro], job.config.data.workers)
+    plans = [plan_step(data.train.global_batch(step), step, job.config, ranks, micro) for step in range(WARM_UP + steps)]
+    pinned = ranks.device.type == "cuda"
+    batches = data.train.loaded([rows for plan in plans for rows in plan.micro], job.config.data.workers, pinned)
+    feed = Feed(batches, model.connector.tokens_per_frame, ranks.device)
 
     def run(some: slice) -> None:
         for plan in each("step", plans[some]):
-            totals = accumulate(wrapped, model, batches, plan, job.config, ranks, Clock()).over(ranks)
+            totals = accumulate(wrapped, model, feed, plan, job.config, ranks, Clock()).over(ranks)
             with phase("optimizer"):
-                norm = scale_and_clip(trainable, ranks.world / totals.targets, job.config.optim.clip_norm)
-                step_if_finite(optimizer, totals.loss, norm)
-                optimizer.zero_grad(set_to_none=True)
-                totals.read(norm)
+                update(totals, optimizer, trainable, job.config, ranks)
 
     run(slice(0, WARM_UP))
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if ranks.device.type == "cuda" else [])

@@ -3,11 +3,12 @@
     python -m trainer.train outputs/foveated-vlm-ablations/tiny/F3-s42-c16774a1/1
 
 Build, then one flat loop: step, now and then evaluate, now and then save. Exit code 0: ended, result.json says how (done or
-diverged); 143: told to stop by SIGTERM, a checkpoint is written; 2: the config, or what it names, is wrong.
+diverged); 143: told to stop by SIGTERM, a checkpoint is written; 2: the config, or what it names, is wrong; 74: the disk failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -16,33 +17,35 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from safetensors import SafetensorError
 
-from trainer import checkpoint
+from trainer import checkpoint, disk, pretrained
 from trainer.checkpoint import Progress
 from trainer.config import ConfigError
 from trainer.data.batches import stream_seed
 from trainer.data.open import Data, open_data
+from trainer.data.processor import FoveatedProcessor
 from trainer.data.shards import DataError
 from trainer.evaluate import Evaluator, uninformed
 from trainer.facts import facts, final_metrics, write_json
+from trainer.feed import Feed
 from trainer.horizon import Horizon, horizon
 from trainer.job import Job, read_job
 from trainer.metrics import KINDS, MetricsWriter
-from trainer.model.load import build_model, initial_weights_hash, save_pretrained
+from trainer.micro_batch import micro_batch
+from trainer.model.load import build_model, initial_weights_hash
 from trainer.model.vision_language import VisionLanguageModel
 from trainer.optim import (
     DivergenceWatch,
     build_optimizer,
     parameters_of,
     rate_factor,
-    scale_and_clip,
     set_rates,
-    step_if_finite,
     warmup_steps,
 )
 from trainer.phases import each, phase
 from trainer.ranks import Ranks, start_ranks, stop_ranks
-from trainer.step import Clock, accumulate, plan_step
+from trainer.step import Clock, accumulate, plan_step, update
 
 STOPPED = 143
 """Exit code after SIGTERM, as a shell reports it."""
@@ -61,6 +64,12 @@ def main(arguments: Sequence[str]) -> int:
     except (ConfigError, DataError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not (told := disk.trouble(error, Path(arguments[0]))):
+            raise
+        with contextlib.suppress(OSError):  # the log may be on that disk
+            print(f"Error: {told}", file=sys.stderr)
+        return disk.FAILED
     stop_ranks(ranks)
     return 0 if ended else STOPPED
 
@@ -93,16 +102,20 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
     optimizer = build_optimizer(model.parts(), model, config.optim)
     trained = parameters_of(model.parts(), model)
     trainable = [p for parameters in trained.values() for p in parameters]
-    wrapped = ranks.wrap(model)
     evaluator = Evaluator(data, config, ranks, job.folder)
     end = horizon(job, data.train.samples)
     progress = checkpoint.load(Path(job.resume_from), model, optimizer, ranks) if job.resume_from else Progress()
     watch = DivergenceWatch(config.train, warmup_steps(end.steps, config.optim), progress)
+    progress.micro_batch = progress.micro_batch or micro_batch(model, optimizer, data, config, ranks)
+    wrapped = ranks.wrap(model)
     plans = [
-        plan_step(data.train.global_batch(step)[: end.samples_of(step)], step, config, ranks)
+        plan_step(data.train.global_batch(step)[: end.samples_of(step)], step, config, ranks, progress.micro_batch)
         for step in range(progress.step, end.steps)
     ]
-    batches = data.train.loaded([rows for plan in plans for rows in plan.micro], config.data.workers)
+    batches = data.train.loaded(
+        [rows for plan in plans for rows in plan.micro], config.data.workers, pin=ranks.device.type == "cuda"
+    )
+    feed = Feed(batches, model.connector.tokens_per_frame, ranks.device)
     sizes = {part: sum(p.numel() for p in parameters) for part, parameters in trained.items()}
     earlier_s, saved_at, diverged = progress.wall_s, time.monotonic(), None
 
@@ -113,9 +126,10 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
             progress.untrained = {name: value for name, value in untrained.items() if name.startswith("val_loss")}
             progress.evals.append((0, untrained["val_loss"]))
             writer.write(0, untrained | {"samples": 0, "progress": 0.0})
-        told = uninformed(progress.untrained, data.uninformed, {kind: evaluator.of_kind(kind) for kind in KINDS})
+        counts = {kind: evaluator.of_kind(kind) for kind in KINDS}
+        told = uninformed(progress.untrained, data.uninformed, counts) | evaluator.guessed()
         if ranks.first:
-            write_json(job.folder / "facts.json", facts(data, end, ranks, weights_hash, sizes, told))
+            write_json(job.folder / "facts.json", facts(data, end, ranks, weights_hash, sizes, told, progress))
             print(start_told(job, end, ranks, sizes), flush=True)
 
         # Train: one step, now and then an evaluation, now and then a checkpoint.
@@ -123,16 +137,13 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
         for plan in each("step", plans):
             clock = Clock()
             rates = set_rates(optimizer, rate_factor(progress.step, end.steps, config.optim))
-            sums = accumulate(wrapped, model, batches, plan, config, ranks, clock)
+            sums = accumulate(wrapped, model, feed, plan, config, ranks, clock)
             sums.counted["stop"] = int(stop.asked)
             sums.counted["save"] = int(ranks.first and time.monotonic() - saved_at > 60 * config.train.checkpoint_every_minutes)
             with phase("sync"):
                 totals = sums.over(ranks)  # from here on every rank has the same numbers, and decides the same
             with clock.computing(), phase("optimizer"):
-                norm = scale_and_clip(trainable, ranks.world / totals.targets, config.optim.clip_norm)
-                step_if_finite(optimizer, totals.loss, norm)
-                optimizer.zero_grad(set_to_none=True)
-                told, grad_norm = totals.read(norm)
+                told, grad_norm = update(totals, optimizer, trainable, config, ranks)
             samples = end.samples_of(progress.step)
             progress.count(samples, grad_norm, clock.step_s, clock.compute_s)
             diverged = watch.after_step(told["loss"], grad_norm)
@@ -165,7 +176,7 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
                 return False
 
     if ranks.first:
-        end_run(job, model, progress, end, diverged)
+        end_run(job, data, model, progress, end, diverged)
     ranks.barrier()
     return True
 
@@ -199,10 +210,12 @@ def eval_told(progress: Progress, end: Horizon, measured: dict[str, float]) -> s
     return f"step {progress.step}/{end.steps}  {told}"
 
 
-def end_run(job: Job, model: VisionLanguageModel, progress: Progress, end: Horizon, diverged: str | None) -> None:
+def end_run(job: Job, data: Data, model: VisionLanguageModel, progress: Progress, end: Horizon, diverged: str | None) -> None:
     """Rank 0: the trained model (a diverged one is not kept), then result.json: the only sign that the run ended."""
     if diverged is None and not (job.folder / "model").exists():
-        save_pretrained(model, job.config.model, job.folder / "model")
+        its = job.config.data
+        processor = FoveatedProcessor(data.tokenizer, data.look, its.max_frames, its.replicate_image_frames)
+        pretrained.save(job.folder / "model", model, job.config.model, processor)
     told = {"samples": progress.samples, "flops": end.flops_per_sample * progress.samples, "wall_s": progress.wall_s}
     outcome = "done" if diverged is None else "diverged"
     write_json(job.folder / "result.json", {"outcome": outcome, "reason": diverged or "", "facts": told})

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from tests.trainer.conftest import NewJob
 from tests.trainer.runs import ALONE, ended, losses, started, told, trained, weights
 from trainer.config import TrainConfig
-from trainer.data.open import open_data
+from trainer.data.open import Data, open_data
+from trainer.feed import Feed
 from trainer.job import Job
 from trainer.model.load import build_model
+from trainer.model.vision_language import VisionLanguageModel
 from trainer.ranks import Ranks
 from trainer.step import Clock, StepPlan, accumulate, plan_step
 
@@ -58,17 +60,27 @@ def test_gradients_of_micro_batches_are_those_of_the_whole(new_job: NewJob, chan
 def gradients(job: Job) -> dict[str, Tensor]:
     """Of the first step, summed over its tokens."""
     data, model = open_data(job.config, job.seed, job.cache), build_model(job.config.model, job.cache, job.seed).double()
-    plan = plan_step(data.train.global_batch(0), 0, job.config, ALONE)
-    accumulate(model, model, data.train.loaded(plan.micro), plan, job.config, ALONE, Clock())
+    plan = first_step(data, job)
+    accumulate(model, model, feed(data, plan, model), plan, job.config, ALONE, Clock())
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def first_step(data: Data, job: Job) -> StepPlan:
+    micro = job.config.train.micro_batch_samples
+    assert micro != "auto"
+    return plan_step(data.train.global_batch(0), 0, job.config, ALONE, micro)
+
+
+def feed(data: Data, plan: StepPlan, model: VisionLanguageModel) -> Feed:
+    return Feed(data.train.loaded(plan.micro), model.connector.tokens_per_frame, ALONE.device)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("micro", [1, 3, 8])
 def test_ranks_and_micro_batches_share_the_rows_of_a_step_between_them(world: int, micro: int) -> None:
     rows = list(range(100, 121))
-    config = TrainConfig.from_dict({"train": {"batch_samples": 21, "micro_batch_samples": micro}})
-    plans = [plan_step(rows, 0, config, Ranks(rank, world, ALONE.device)) for rank in range(world)]
+    config = TrainConfig.from_dict({"train": {"batch_samples": 21}})
+    plans = [plan_step(rows, 0, config, Ranks(rank, world, ALONE.device), micro) for rank in range(world)]
     assert [row for plan in plans for part in plan.micro for row in part] == rows
     assert all(len(part) <= micro for plan in plans for part in plan.micro)
 
@@ -79,8 +91,8 @@ def test_every_forward_goes_through_the_wrapped_model(new_job: NewJob) -> None:
     wrapped = Wrapped(model)
     for part in (model.dino.embeddings, *model.llm.model.layers, model.connector.query_out):
         part.register_forward_pre_hook(lambda *_: wrapped.must_be_inside())
-    plan: StepPlan = plan_step(data.train.global_batch(0), 0, job.config, ALONE)
-    accumulate(wrapped, model, data.train.loaded(plan.micro), plan, job.config, ALONE, Clock())
+    plan = first_step(data, job)
+    accumulate(wrapped, model, feed(data, plan, model), plan, job.config, ALONE, Clock())
     assert wrapped.calls == len(plan.micro) == 3
 
 

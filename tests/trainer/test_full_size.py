@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers.models.dinov2.configuration_dinov2 import Dinov2Config
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
@@ -16,6 +17,7 @@ from ablate.study import Settings, Value, nested
 from tests.trainer.runs import trained
 from trainer.data.tokenizer import write_tiny_tokenizer
 from trainer.job import Job, read_job
+from trainer.pretrained import FoveatedProcessor, FoveatedVLM
 
 SHIPPED = Path(__file__).parents[2] / "runs.toml"
 VISION = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=14, image_size=518)
@@ -57,6 +59,10 @@ def test_real_sizes_load_and_train_through_the_shipped_file(
     told = json.loads((job.folder / "facts.json").read_text())
     assert sum(told["parameters"].values()) == pytest.approx(157e6, rel=0.02)
     assert json.loads((job.folder / "result.json").read_text())["outcome"] == "done"
+    model, processor = (its.from_pretrained(job.folder / "model") for its in (FoveatedVLM, FoveatedProcessor))
+    inputs = processor([np.zeros((360, 640, 3), np.uint8)] * 2, "what digits do cues point at ?")
+    assert inputs["pixel_values"].shape == (2, 3, 224, 224)
+    assert model.generate(**inputs, max_new_tokens=2, eos_token_id=[]).shape == (1, 2)
 
 
 def _job(folder: Path, run: str, settings: Settings) -> Job:

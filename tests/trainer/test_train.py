@@ -77,17 +77,17 @@ def test_micro_batches_change_nothing_but_speed(new_job: NewJob) -> None:
 @pytest.mark.parametrize(
     ("changes", "still"),
     [
-        ({"model.freeze_dino": True, "model.freeze_llm": True}, ("vision/", "language/")),
-        ({"model.freeze_llm": True}, ("language/",)),
+        ({"model.freeze_dino": True, "model.freeze_llm": True}, ("model.dino.", "model.llm.")),
+        ({"model.freeze_llm": True}, ("model.llm.",)),
     ],
 )
 def test_what_is_frozen_keeps_its_bits_and_the_rest_moves(
     new_job: NewJob, changes: dict[str, Any], still: tuple[str, ...]
 ) -> None:
     job = trained(new_job("frozen", changes | {"train.samples": 16}))
-    pretrained: dict[str, Backbone] = {"vision": "dino-untrained", "language": "llama-untrained"}
+    pretrained: dict[str, Backbone] = {"dino": "dino-untrained", "llm": "llama-untrained"}
     before = {
-        f"{part}/{name}": tensor
+        f"model.{part}.{name}": tensor
         for part, kind in pretrained.items()
         for name, tensor in load_file(tiny_backbone(kind, job.cache) / "model.safetensors").items()
     }

@@ -24,6 +24,7 @@ from trainer.data.frames import Frames, Look, shown
 from trainer.data.manifest import Manifest
 from trainer.data.shards import DataError
 from trainer.data.texts import Texts
+from trainer.losses import loss_named
 
 Stream = Literal["init", "order", "dropout"]
 
@@ -38,7 +39,7 @@ class Batch:
     """Samples collated: right-padded, nothing repeated that can be indexed."""
 
     frames: Tensor
-    """[U, 3, H, W] the distinct frames of all samples (U may be 0): float32, normalised; or uint8, see `Samples`."""
+    """[U, 3, H, W] the distinct frames of all samples (U may be 0): uint8 as decoded, or float32 as the model takes them."""
     frame_of: Tensor
     """[B, T] int64: index into U of each shown frame, -1 = no frame here. A replicated image repeats its index."""
     ids: Tensor
@@ -51,6 +52,8 @@ class Batch:
     """Row numbers in the manifest."""
     kinds: tuple[str, ...]
     """"video" | "image" | "text"."""
+    look: Look | None = None
+    """How uint8 frames become what the model takes, done where they are used; None: they are that already."""
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which a GPU copies while it computes; the loader calls it."""
@@ -59,11 +62,7 @@ class Batch:
 
 
 class Samples(Dataset[Batch]):
-    """The samples of one manifest, ready to be collated.
-
-    normalised: frames come as the model takes them. Without it they come as decoded, a quarter of the bytes to carry, for
-    `look.normalised` on the device.
-    """
+    """The samples of one manifest, ready to be collated. Frames come as decoded: a quarter of the bytes to carry."""
 
     def __init__(
         self,
@@ -73,14 +72,12 @@ class Samples(Dataset[Batch]):
         look: Look,
         config: TrainConfig,
         pad_id: int,
-        normalised: bool = True,
     ) -> None:
         self.manifest, self.texts = manifest, texts
-        self._normalised = normalised
         self._frames, self._look, self._pad_id = frames, look, pad_id
         self._replicate = config.data.replicate_image_frames
         self._most = config.data.max_frames
-        self._answer_only = config.train.loss == "text_ce_answer_only"
+        self._answer_only = loss_named(config.train.loss).answer_only
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -100,8 +97,8 @@ class Samples(Dataset[Batch]):
             if self.manifest.kinds[row] == "text":
                 supervised[i, 0] = False  # nothing stands left of it
         kinds = tuple(self.manifest.kinds[row] for row in rows)
-        as_tensor = torch.from_numpy
-        return Batch(frames, frame_of, as_tensor(ids), as_tensor(is_text), as_tensor(supervised), tuple(map(int, rows)), kinds)
+        its_ids, its_text, its_supervised = (torch.from_numpy(x) for x in (ids, is_text, supervised))
+        return Batch(frames, frame_of, its_ids, its_text, its_supervised, tuple(map(int, rows)), kinds, self._look)
 
     def loaded(self, plan: Sequence[Sequence[int]], workers: int = 0, pin: bool = False) -> Iterator[Batch]:
         """`load` for each list of rows, in order; workers > 0 loads ahead in that many processes, with the same result.
@@ -148,8 +145,7 @@ class Samples(Dataset[Batch]):
         frame_of = np.full((len(rows), max((len(each) for each in shown_as), default=0)), -1, np.int64)
         for i, each in enumerate(shown_as):
             frame_of[i, : len(each)] = each
-        frames = self._look.floats(pixels) if self._normalised else torch.from_numpy(pixels)
-        return frames, torch.from_numpy(frame_of)
+        return torch.from_numpy(pixels), torch.from_numpy(frame_of)
 
 
 class SampleStream:

@@ -36,15 +36,12 @@ class Look:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def floats(self, pixels: Pixels) -> Tensor:
-        """[U, 3, H, W] uint8 -> the same shape, float32"""
-        return self.normalised(torch.from_numpy(pixels))
-
     def normalised(self, pixels: Tensor) -> Tensor:
-        """The same for a tensor, on the device it lies on."""
+        """[U, 3, H, W] uint8 -> the same shape, float32, on the device where it lies."""
         scale = 1 / (255 * torch.tensor(self.std))[:, None, None]
         shift = (torch.tensor(self.mean) / torch.tensor(self.std))[:, None, None]
-        return pixels.float().mul_(scale.to(pixels.device)).sub_(shift.to(pixels.device))
+        scale, shift = (x.to(pixels.device, non_blocking=True) for x in (scale, shift))
+        return pixels.float().mul_(scale).sub_(shift)
 
 
 DINOV2 = Look(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -17,9 +17,11 @@ from trainer.data.frames import Frames, Look, look_of
 from trainer.data.indexed import counted_by, index_path, read_index, usable
 from trainer.data.manifest import SCHEMA, Manifest, draw, index_root, shards_of, table_of, validation
 from trainer.data.once import built_once
+from trainer.data.scenes import scenes
 from trainer.data.shards import DataError, fingerprint, read_entry
 from trainer.data.texts import Texts, loss_without_looking, tokenised
 from trainer.data.tokenizer import Tokenizer, load_tokenizer
+from trainer.losses import loss_named
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Data:
     """Per visual kind the validation loss of one who never looks; text is absent: there the untrained loss stands for it."""
     manifest_hash: str
     eval_hash: str
+    scenes: Sequence[str | None]
+    """Per validation sample the clip or image that it is about; None for a text."""
     shards: Path
     look: Look
     """How pixels become the vision model's input."""
@@ -52,10 +56,10 @@ class Data:
         return cells
 
 
-def open_data(config: TrainConfig, seed: int, cache: Path, normalised: bool = True) -> Data:
+def open_data(config: TrainConfig, seed: int, cache: Path) -> Data:
     """Everything a run reads. `seed` is the job's: it orders the samples; which samples is the study's (data.manifest_seed).
 
-    cache: folder shared by all jobs of a checkout. normalised: see `Samples`. Raises DataError with what to change.
+    cache: folder shared by all jobs of a checkout. Raises DataError with what to change.
     """
     root = Path(config.data.root)
     shards_of(root)
@@ -67,9 +71,9 @@ def open_data(config: TrainConfig, seed: int, cache: Path, normalised: bool = Tr
     frames = Frames(root / "shards", look.size, cache, left_out=index_path(root).exists())
 
     def samples(manifest: Manifest, texts: Texts) -> Samples:
-        return Samples(manifest, texts, frames, look, config, tokenizer.pad_id, normalised)
+        return Samples(manifest, texts, frames, look, config, tokenizer.pad_id)
 
-    answer_only = config.train.loss == "text_ce_answer_only"
+    answer_only = loss_named(config.train.loss).answer_only
     return Data(
         SampleStream(samples(drawn, train_texts), config.train.batch_samples, seed),
         Validation(samples(held_out, val_texts), config.eval.batch_samples),
@@ -77,6 +81,7 @@ def open_data(config: TrainConfig, seed: int, cache: Path, normalised: bool = Tr
         loss_without_looking(drawn, train_texts, held_out, val_texts, answer_only),
         drawn.hash,
         held_out.hash,
+        scenes(held_out, root / "shards", cache / "scenes" / f"{held_out.hash}.parquet"),
         root / "shards",
         look,
     )

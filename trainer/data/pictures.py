@@ -50,10 +50,14 @@ def decode(picture: bytes, size: int, named: str) -> Pixels:
 
 def decode_into(out: Pixels, picture: bytes, named: str) -> None:
     """The same into its place in a batch [3, size, size]: pixels are copied once, channels first as models take them."""
-    pixels, size = rgb(picture, named), out.shape[1:]
-    if pixels.shape[:2] != size:
-        pixels = np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC))
-    out[...] = pixels.transpose(2, 0, 1)
+    out[...] = fitted(rgb(picture, named), out.shape[1])
+
+
+def fitted(pixels: Pixels, size: int) -> Pixels:
+    """[H, W, 3] -> [3, size, size], resampled where it has another size."""
+    if pixels.shape[:2] != (size, size):
+        pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+    return pixels.transpose(2, 0, 1)
 
 
 def rgb(picture: bytes, named: str) -> Pixels:

@@ -253,7 +253,7 @@ def _seen(rng: np.random.Generator, count: int) -> _Seen:
     """Images with 1-8 tiles; four in ten have no cue."""
     scenes = relay.images(rng, count, (1, MOST_TILES))
     scenes.tint[rng.random(count) < 0.4] = -1
-    frames = RELAY.floats(relay.render(scenes)[:, 0].transpose(0, 3, 1, 2))
+    frames = RELAY.normalised(torch.from_numpy(relay.render(scenes)[:, 0].transpose(0, 3, 1, 2)))
     color, digit, tint = (torch.from_numpy(scene[:, 0] + 1) for scene in (scenes.color, scenes.digit, scenes.tint))
     return _Seen(frames, color, digit, tint, torch.from_numpy(scenes.tiles))
 

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer, Dinov2Model
 
+from trainer.model.blocks import block
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -47,9 +49,9 @@ def attention_parts(layer: Dinov2Layer) -> AttentionParts:
 def features(dino: Dinov2Model, frames: Tensor) -> Tensor:
     """frames: [U, 3, H, W] -> what `Dinov2Model` returns, [U, 1+N, D] after the final norm."""
     hidden = dino.embeddings(frames)  # [U, 1+N, D]
-    rows = hidden.flatten(0, 1)
+    rows, heads = hidden.flatten(0, 1), dino.config.num_attention_heads
     for layer in dino.encoder.layer:
-        rows, _, _ = _through(dino, layer, rows, len(frames), hidden.shape[1])
+        rows, _, _ = block(_through, layer, rows, heads, len(frames), hidden.shape[1])
     normed: Tensor = dino.layernorm(rows).view(hidden.shape)
     return normed
 
@@ -75,21 +77,22 @@ def keep_deep_and_look(dino: Dinov2Model, frames: Tensor, query: Tensor) -> tupl
 def _walk(dino: Dinov2Model, frames: Tensor, query: Tensor | None) -> tuple[Kept, Tensor | None]:
     hidden = dino.embeddings(frames)  # [U, 1+N, D]
     count, patches = hidden.shape[:2]
+    heads = dino.config.num_attention_heads
     rows = hidden.flatten(0, 1)  # [U*(1+N), D], and after them [U, D], the query at every frame
     if query is not None:
         rows = torch.cat([rows, query.to(rows.dtype).expand(count, -1)])
     *layers, last = dino.encoder.layer
     keys, values = [], []
     for layer in layers:
-        rows, key, value = _through(dino, layer, rows, count, patches)
+        rows, key, value = block(_through, layer, rows, heads, count, patches)
         keys.append(key)
         values.append(value)
     parts, normed = attention_parts(last), last.norm1(rows)
-    key, value = _keys_and_values(dino, parts, normed[: count * patches], count, patches)
+    key, value = _keys_and_values(parts, normed[: count * patches], heads, count, patches)
     kept = Kept((*keys, key), (*values, value))
     if query is None:
         return kept, None
-    looking = _heads(dino, parts.query(normed[count * patches :]), count, 1)
+    looking = _heads(parts.query(normed[count * patches :]), heads, count, 1)
     seen = _rest_of_layer(last, parts, rows[count * patches :], _merge(F.scaled_dot_product_attention(looking, key, value)))
     return kept, dino.layernorm(seen)[:, None]
 
@@ -97,7 +100,8 @@ def _walk(dino: Dinov2Model, frames: Tensor, query: Tensor | None) -> tuple[Kept
 def keep_shallow(dino: Dinov2Model, frames: Tensor) -> Kept:
     """frames: [U, 3, H, W]. K and V of one cross-attention on the final features, with the last layer's projections."""
     last, final = dino.encoder.layer[-1], features(dino, frames)
-    key, value = _keys_and_values(dino, attention_parts(last), last.norm1(final.flatten(0, 1)), *final.shape[:2])
+    heads = dino.config.num_attention_heads
+    key, value = _keys_and_values(attention_parts(last), last.norm1(final.flatten(0, 1)), heads, *final.shape[:2])
     return Kept((key,), (value,))
 
 
@@ -107,47 +111,55 @@ def look_deep(dino: Dinov2Model, queries: Tensor, kept: Kept, attention: bool = 
     queries: [U, R, D]. Returns what they saw [U, R, D] after the final norm and, if asked, where they looked
     [U, R, layers, H, 1+N]: softmax weights, CLS first, summing to 1.
     """
-    rows, looks = queries.flatten(0, 1), []  # [U*R, D]
+    rows, looks, heads = queries.flatten(0, 1), [], dino.config.num_attention_heads  # rows: [U*R, D]
     for layer, key, value in zip(dino.encoder.layer, kept.keys, kept.values, strict=True):
-        parts = attention_parts(layer)
-        query = _heads(dino, parts.query(layer.norm1(rows)), *queries.shape[:2])
-        seen, weights = _attend(query, key, value, attention)
-        rows = _rest_of_layer(layer, parts, rows, _merge(seen))
+        rows, weights = block(_looking, layer, rows, key, value, heads, attention)
         looks.append(weights)
     return dino.layernorm(rows).view(queries.shape), _stack(looks)
 
 
 def look_shallow(dino: Dinov2Model, queries: Tensor, kept: Kept, attention: bool = False) -> tuple[Tensor, Tensor | None]:
     """One cross-attention: no depth, no residual, no MLP. Shapes as `look_deep`, with one layer."""
-    query = _heads(dino, attention_parts(dino.encoder.layer[-1]).query(queries.flatten(0, 1)), *queries.shape[:2])
+    parts = attention_parts(dino.encoder.layer[-1])
+    query = _heads(parts.query(queries.flatten(0, 1)), dino.config.num_attention_heads, *queries.shape[:2])
     seen, weights = _attend(query, kept.keys[0], kept.values[0], attention)
     return dino.layernorm(_merge(seen)).view(queries.shape), _stack([weights])
 
 
-def _through(dino: Dinov2Model, layer: Dinov2Layer, rows: Tensor, count: int, patches: int) -> tuple[Tensor, Tensor, Tensor]:
+def _through(layer: Dinov2Layer, rows: Tensor, heads: int, count: int, patches: int) -> tuple[Tensor, Tensor, Tensor]:
     """One layer over `count` frames of `patches` (1+N) rows each; rows behind those are one query per frame.
 
     rows: [U*(1+N), D] or [U*(1+N) + U, D]. After the layer the same, and the layer's K and V [U, H, 1+N, d].
     """
-    parts, own = attention_parts(layer), count * patches
+    parts, own = attention_parts(layer), [count * patches, len(rows) - count * patches]
     normed = layer.norm1(rows)
-    key, value = _keys_and_values(dino, parts, normed[:own], count, patches)
-    query = parts.query(normed)
-    seen = _merge(F.scaled_dot_product_attention(_heads(dino, query[:own], count, patches), key, value))
-    if len(rows) > own:
-        looked = F.scaled_dot_product_attention(_heads(dino, query[own:], count, 1), key, value)
+    # Split, not sliced: the gradient of two slices is two tensors of zeros to fill and to add.
+    key, value = _keys_and_values(parts, torch.split(normed, own)[0], heads, count, patches)
+    query, looking = torch.split(parts.query(normed), own)
+    seen = _merge(F.scaled_dot_product_attention(_heads(query, heads, count, patches), key, value))
+    if len(looking):
+        looked = F.scaled_dot_product_attention(_heads(looking, heads, count, 1), key, value)
         seen = torch.cat([seen, _merge(looked)])
     return _rest_of_layer(layer, parts, rows, seen), key, value
 
 
-def _keys_and_values(dino: Dinov2Model, parts: AttentionParts, normed: Tensor, count: int, patches: int) -> tuple[Tensor, Tensor]:
+def _looking(
+    layer: Dinov2Layer, rows: Tensor, key: Tensor, value: Tensor, heads: int, attention: bool
+) -> tuple[Tensor, Tensor | None]:
+    """One layer over queries [U*R, D] that look at K and V [U, H, 1+N, d]; the same, and where they looked [U, H, R, 1+N]."""
+    parts, count = attention_parts(layer), len(key)
+    query = _heads(parts.query(layer.norm1(rows)), heads, count, len(rows) // count if count else 1)
+    seen, weights = _attend(query, key, value, attention)
+    return _rest_of_layer(layer, parts, rows, _merge(seen)), weights
+
+
+def _keys_and_values(parts: AttentionParts, normed: Tensor, heads: int, count: int, patches: int) -> tuple[Tensor, Tensor]:
     """normed: [U*(1+N), D] -> [U, H, 1+N, d] each"""
-    return _heads(dino, parts.key(normed), count, patches), _heads(dino, parts.value(normed), count, patches)
+    return _heads(parts.key(normed), heads, count, patches), _heads(parts.value(normed), heads, count, patches)
 
 
-def _heads(dino: Dinov2Model, x: Tensor, count: int, each: int) -> Tensor:
+def _heads(x: Tensor, heads: int, count: int, each: int) -> Tensor:
     """[U*n, D] -> [U, H, n, d]"""
-    heads = dino.config.num_attention_heads
     return x.view(count, each, heads, x.shape[-1] // heads).transpose(1, 2)
 
 

@@ -18,10 +18,10 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from trainer.model.encoder import Kept, keep_deep, keep_deep_and_look, keep_shallow, look_deep, look_shallow
 from trainer.model.language import read
 from trainer.model.packing import Packed
-from trainer.phases import phase
+from trainer.phases import made, phase
 
-Way = Literal["coarse_only", "coarse_fine", "autoregressive"]
-"""How a model runs: one static pass; two parallel passes, as trained; frame by frame with a KV cache."""
+Mode = Literal["coarse_only", "coarse_fine", "autoregressive"]
+"""How a model looks: one static pass; two parallel passes, as trained; frame by frame with a KV cache."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Foveated(nn.Module):
     def __init__(self, dino_width: int, llm_width: int, *, deep_query: bool, coarse_only: bool, visual_scale: float) -> None:
         super().__init__()
         self.deep_query, self.coarse_only, self.visual_scale = deep_query, coarse_only, visual_scale
-        self.trained_way: Way = "coarse_only" if coarse_only else "coarse_fine"
+        self.trained_mode: Mode = "coarse_only" if coarse_only else "coarse_fine"
         # A bias here would be the same for every query and drown it: all queries would look alike.
         self.query_in = nn.Linear(dino_width, dino_width, bias=False)
         self.query_out = nn.Linear(dino_width, dino_width)
@@ -58,20 +58,20 @@ class Foveated(nn.Module):
             self.to_query = nn.Linear(llm_width, dino_width)
             self.q_init = nn.Parameter(torch.empty(dino_width))
 
-    def see(self, dino: Dinov2Model, llm: LlamaForCausalLM, packed: Packed, way: Way, attention: bool = False) -> Views:
-        """Look at every shown frame. A model trained with the static query alone has one way, whatever is asked."""
+    def see(self, dino: Dinov2Model, llm: LlamaForCausalLM, packed: Packed, mode: Mode, attention: bool = False) -> Views:
+        """Look at every shown frame. A model trained with the static query alone has one mode, whatever is asked."""
         trains = any(p.requires_grad for p in dino.parameters())
         if self.deep_query and not attention and (trains or not torch.is_grad_enabled()):
             with phase("encode"):
                 kept, seen = keep_deep_and_look(dino, packed.frames, self.query_in(self.q_static))
-            coarse = View(self._shown(self._token(seen), packed)[:, 0], None)
+            coarse = View(self._shown(made("encode", self._token(seen)), packed)[:, 0], None)
         else:  # frozen patches need no graph, the query does; and where it looks is told by a look of its own
             with phase("encode"), torch.set_grad_enabled(torch.is_grad_enabled() and trains):
                 kept = (keep_deep if self.deep_query else keep_shallow)(dino, packed.frames)
             coarse = self._coarse(dino, kept, packed, attention)
-        if self.coarse_only or way == "coarse_only":
+        if self.coarse_only or mode == "coarse_only":
             return Views(coarse, None)
-        if way == "autoregressive":
+        if mode == "autoregressive":
             return Views(self._one_by_one(dino, llm, kept, packed, attention), coarse)
         queries = self._next_queries(llm, coarse.tokens, packed)  # [M, Q]
         return Views(self._fine(dino, queries, kept, packed, attention), coarse)
@@ -98,7 +98,7 @@ class Foveated(nn.Module):
         look = look_deep if self.deep_query else look_shallow
         with phase("queries"):
             seen, looks = look(dino, self.query_in(queries), kept, attention)  # [U, R, D]
-            return self._token(seen), looks
+            return made("queries", self._token(seen)), looks
 
     def _token(self, seen: Tensor) -> Tensor:
         """[..., D] -> visual tokens [..., L]"""
@@ -118,7 +118,7 @@ class Foveated(nn.Module):
             nothing: Tensor = self.to_query(coarse) + self.q_init  # [0, Q]: no numbers, but all parameters are in the graph
             return nothing
         with phase("lm"):
-            hidden = read(llm, coarse, packed.reading)  # [M, L]
+            hidden = made("lm", read(llm, coarse, packed.reading))  # [M, L]
         after = self.to_query(hidden)  # [M, Q]
         # Frames are in time, clip by clip: what the frame before said is one row up, but for the first of a clip.
         shifted = torch.cat([self.q_init.to(after.dtype)[None], after[:-1]])

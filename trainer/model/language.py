@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaForCausalLM
 
+from trainer.model.blocks import block
+
 
 @dataclass(frozen=True)
 class Places:
@@ -27,9 +29,6 @@ class Places:
     """[W] the same as an index into [B*C]."""
     shape: tuple[int, int]
     """(B, C)."""
-
-    def to(self, device: torch.device) -> Places:
-        return Places(self.column.to(device, non_blocking=True), self.flat.to(device, non_blocking=True), self.shape)
 
     @property
     def full(self) -> bool:
@@ -45,7 +44,7 @@ def read(llm: LlamaForCausalLM, tokens: Tensor, places: Places) -> Tensor:
     rotations = [table[0].index_select(0, places.column)[:, None] for table in tables]  # [W, 1, d] each
     hidden = tokens
     for layer in model.layers:
-        hidden = _through(layer, hidden, rotations, places)
+        hidden = block(_through, layer, hidden, rotations, places)
     normed: Tensor = model.norm(hidden)
     return normed
 
@@ -56,38 +55,43 @@ def _through(layer: LlamaDecoderLayer, hidden: Tensor, rotations: list[Tensor], 
     normed = layer.input_layernorm(hidden)
     projected = (attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed))
     query, key, value = (x.view(len(hidden), -1, attention.head_dim) for x in projected)  # [W, H, d], [W, G, d], [W, G, d]
-    query, key = _turned(query, *rotations), _turned(key, *rotations)
-    hidden = hidden + attention.o_proj(_attend(query, key, value, places))
+    turned = _turned(torch.cat((query, key), 1), *rotations)
+    joined = torch.cat((turned, value), 1)  # [W, H+2G, d]
+    hidden = hidden + attention.o_proj(_attend(joined, query.shape[1], places))
     result: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return result
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position: x [W, heads, d], cos and sin [W, 1, d]."""
-    half = x.shape[-1] // 2
-    return (x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin).to(x.dtype)
+    first, second = torch.chunk(x, 2, -1)
+    return (x * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, places: Places) -> Tensor:
-    """[W, H, d], [W, G, d], [W, G, d] -> causal attention within each sequence, [W, H*d]."""
-    heads, grouped = query.shape[1], query.shape[1] != key.shape[1]
-    joined = torch.cat((query, key, value), 1).flatten(1)  # [W, (H+2G)*d]
-    rows = joined if places.full else _spread(joined, places)
-    padded = rows.view(*places.shape, -1, query.shape[-1]).transpose(1, 2)  # [B, H+2G, C, d]
-    query, key, value = torch.split(padded, [heads, key.shape[1], key.shape[1]], 1)
-    seen = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)  # [B, H, C, d]
+def _attend(joined: Tensor, heads: int, places: Places) -> Tensor:
+    """Queries, keys and values side by side, [W, H+2G, d] -> causal attention within each sequence, [W, H*d]."""
+    groups, width = (joined.shape[1] - heads) // 2, joined.shape[2]
+    rows = joined.flatten(1)  # [W, (H+2G)*d]
+    rows = rows if places.full else _spread(rows, places)
+    padded = rows.view(*places.shape, -1, width).transpose(1, 2)  # [B, H+2G, C, d]
+    query, key, value = torch.split(padded, [heads, groups, groups], 1)
+    seen = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=heads != groups)  # [B, H, C, d]
     seen = seen.transpose(1, 2).reshape(places.shape[0] * places.shape[1], -1)
     return seen if places.full else _gather(seen, places)
 
 
 def _spread(x: Tensor, places: Places) -> Tensor:
     """[W, ...] -> [B*C, ...], 0 where there is no token."""
+    if torch.compiler.is_compiling():  # torch 2.11 traces `_Spread` and loses its gradient without a word
+        return x.new_zeros(places.shape[0] * places.shape[1], *x.shape[1:]).index_copy(0, places.flat, x)
     rows: Tensor = _Spread.apply(x, places.flat, places.shape[0] * places.shape[1])  # type: ignore[no-untyped-call]  # torch's
     return rows
 
 
 def _gather(x: Tensor, places: Places) -> Tensor:
     """[B*C, ...] -> [W, ...]"""
+    if torch.compiler.is_compiling():
+        return x.index_select(0, places.flat)
     rows: Tensor = _Gather.apply(x, places.flat)  # type: ignore[no-untyped-call]  # torch's
     return rows
 

@@ -12,13 +12,13 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from trainer.model.encoder import features
-from trainer.model.foveated import View, Views, Way
+from trainer.model.foveated import Mode, View, Views
 from trainer.model.packing import Packed
-from trainer.phases import phase
+from trainer.phases import made, phase
 
 
 class MultiToken(nn.Module):
-    trained_way: Way = "coarse_only"
+    trained_mode: Mode = "coarse_only"
 
     def __init__(self, dino_width: int, llm_width: int, *, tokens_per_frame: int, visual_scale: float) -> None:
         super().__init__()
@@ -28,12 +28,19 @@ class MultiToken(nn.Module):
         self.query_out = nn.Linear(dino_width, dino_width)
         self.to_llm = nn.Linear(dino_width, llm_width)
 
-    def see(self, dino: Dinov2Model, llm: LlamaForCausalLM, packed: Packed, way: Way, attention: bool = False) -> Views:  # noqa: ARG002
-        """One pass, whatever way is asked: there is no query that could change between frames."""
+    def see(
+        self,
+        dino: Dinov2Model,
+        llm: LlamaForCausalLM,  # noqa: ARG002
+        packed: Packed,
+        mode: Mode,  # noqa: ARG002
+        attention: bool = False,  # noqa: ARG002
+    ) -> Views:
+        """One pass, whatever mode is asked: there is no query that could change between frames."""
         with phase("encode"), torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in dino.parameters())):
-            patches = features(dino, packed.frames)[:, 1:]  # [U, N, D]
+            patches = made("encode", features(dino, packed.frames)[:, 1:])  # [U, N, D]
         with phase("queries"):  # what stands in their place
-            tokens = self.to_llm(self.query_out(self._pool(patches))) * self.visual_scale  # [U, K, L]
+            tokens = made("queries", self.to_llm(self.query_out(self._pool(patches))) * self.visual_scale)  # [U, K, L]
         return Views(View(tokens[packed.frame].flatten(0, 1), None), None)
 
     def _pool(self, patches: Tensor) -> Tensor:

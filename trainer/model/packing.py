@@ -8,6 +8,7 @@ All indices are computed on the CPU, before the batch moves, so that no step wai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from trainer.model.language import Places
 @dataclass(frozen=True)
 class Packed:
     frames: Tensor
-    """[U, 3, H, W] float32, the distinct frames."""
+    """[U, 3, H, W] float32, normalised: the distinct frames."""
     frame: Tensor
     """[M] which distinct frame is shown, sample by sample, in time."""
     slot: Tensor
@@ -76,12 +77,30 @@ class Packed:
         return _replace(self, targets=none, target_from=none, target_row=none, seen=self.seen[:0])
 
     def to(self, device: torch.device) -> Packed:
-        def move(value: object) -> object:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
-            return value.to(device) if isinstance(value, Places) else value
+        """The same on `device`. A GPU copies from page-locked memory, so that nobody waits."""
 
-        return _replace(self, **{name: move(value) for name, value in vars(self).items()})
+        def move(tensor: Tensor) -> Tensor:
+            ready = tensor if device.type == "cpu" or tensor.is_pinned() else tensor.pin_memory()
+            return ready.to(device, non_blocking=True)
+
+        return self._each(move)
+
+    def used_on(self, stream: torch.cuda.Stream) -> None:
+        """Made on another stream, read on this one: the memory is not given away before this one is done with it."""
+
+        def note(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._each(note)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Packed:
+        def changed(value: object) -> object:
+            if isinstance(value, Places):
+                return Places(change(value.column), change(value.flat), value.shape)
+            return change(value) if isinstance(value, Tensor) else value
+
+        return _replace(self, **{name: changed(value) for name, value in vars(self).items()})
 
 
 def _replace(packed: Packed, **changes: object) -> Packed:
@@ -89,7 +108,10 @@ def _replace(packed: Packed, **changes: object) -> Packed:
 
 
 def pack(batch: Batch, tokens_per_frame: int, device: torch.device) -> Packed:
-    """Lay out `batch`, whose frames and text are padded right. A first token with nothing left of it is never a target."""
+    """Lay out `batch`, whose frames and text are padded right. A first token with nothing left of it is never a target.
+
+    Frames travel as they are and are normalised on the device.
+    """
     shown = batch.frame_of >= 0  # [B, T]
     is_text = batch.is_text  # [B, S]
     visual_count = shown.sum(1) * tokens_per_frame  # [B]
@@ -108,7 +130,7 @@ def pack(batch: Batch, tokens_per_frame: int, device: torch.device) -> Packed:
     visual_at = (row * width)[:, None] + column  # [M, K]
     text_at = text_row * width + visual_count[text_row] + text_place  # [W]
     flat, order = torch.cat([visual_at.flatten(), text_at]).sort()  # [M*K+W] each
-    return Packed(
+    packed = Packed(
         frames=batch.frames,
         frame=frame,
         slot=slot,
@@ -126,6 +148,7 @@ def pack(batch: Batch, tokens_per_frame: int, device: torch.device) -> Packed:
         target_row=target_row,
         seen=(visual_count[target_row] > 0).nonzero()[:, 0],
     ).to(device)
+    return packed if batch.look is None else _replace(packed, frames=batch.look.normalised(packed.frames))
 
 
 def _slots(frame: Tensor, distinct: int) -> tuple[Tensor, int]:

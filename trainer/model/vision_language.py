@@ -15,11 +15,11 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from trainer.losses import head_losses
-from trainer.model.foveated import Foveated, Views, Way
+from trainer.model.foveated import Foveated, Mode, Views
 from trainer.model.language import read
 from trainer.model.multi_token import MultiToken
 from trainer.model.packing import Packed
-from trainer.phases import phase
+from trainer.phases import made, phase
 
 Coarse = Literal["no", "measured", "trained"]
 """What is done about the loss from the coarse tokens: nothing, computed without gradient, computed with."""
@@ -44,7 +44,7 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def two_passes(self) -> bool:
-        return self.connector.trained_way == "coarse_fine"
+        return self.connector.trained_mode == "coarse_fine"
 
     def parts(self) -> dict[str, nn.Module]:
         """The modules that have a learning rate of their own; every parameter is in exactly one."""
@@ -53,22 +53,26 @@ class VisionLanguageModel(nn.Module):
     def forward(
         self,
         packed: Packed,
-        way: Way | None = None,
+        mode: Mode | None = None,
         coarse: Coarse = "no",
         attention: bool = False,
         logits: bool = False,
     ) -> Prediction:
-        """Predict the supervised tokens; `way` is the trained one unless another is asked for.
+        """Predict the supervised tokens; `mode` is the trained one unless another is asked for.
 
         coarse: also predict from the coarse tokens, without or with gradient, on frames encoded once for both.
         """
-        views = self.connector.see(self.dino, self.llm, packed, way or self.connector.trained_way, attention)
+        views = self.see(packed, mode, attention)
         coarse_losses, coarse_logits = None, None
         if coarse != "no" and views.coarse is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and coarse == "trained"):
                 coarse_losses, coarse_logits = self._predict(views.coarse.tokens, packed, logits)
         losses, fine_logits = self._predict(views.final.tokens, packed, logits)
         return Prediction(losses, coarse_losses, views, fine_logits, coarse_logits)
+
+    def see(self, packed: Packed, mode: Mode | None = None, attention: bool = False) -> Views:
+        """The visual tokens of all frames shown; every mode goes through here, and parts in the connector's `see`."""
+        return self.connector.see(self.dino, self.llm, packed, mode or self.connector.trained_mode, attention)
 
     def tokens(self, visual: Tensor, packed: Packed) -> Tensor:
         """visual: [M*K, L] -> [visual tokens, text] of every sample, one after another: [M*K+W, L]."""
@@ -78,8 +82,8 @@ class VisionLanguageModel(nn.Module):
     def _predict(self, visual: Tensor, packed: Packed, logits: bool) -> tuple[Tensor, Tensor | None]:
         """Losses [P] and, if asked, logits [P, V]: computed at the supervised tokens only."""
         with phase("lm"):
-            hidden = read(self.llm, self.tokens(visual, packed), packed.places)  # [M*K+W, L]
+            hidden = made("lm", read(self.llm, self.tokens(visual, packed), packed.places))  # [M*K+W, L]
         with phase("loss"):
             hidden = hidden.index_select(0, packed.target_from)  # [P, L]
-            losses = head_losses(hidden, self.llm.lm_head.weight, packed.targets)
+            losses = made("loss", head_losses(hidden, self.llm.lm_head.weight, packed.targets))
             return losses, self.llm.lm_head(hidden) if logits else None

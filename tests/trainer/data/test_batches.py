@@ -10,8 +10,10 @@ import torch
 from trainer.config import TrainConfig
 from trainer.data import frames as frames_file
 from trainer.data.batches import Batch, SampleStream, stream_seed
+from trainer.data.frames import RELAY
 from trainer.data.open import Data, open_data
 from trainer.data.shards import DataError
+from trainer.model.packing import pack
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_a_batch_holds_each_frame_once_and_says_where_it_is_shown(data: Data) ->
     assert batch.frame_of.tolist() == [[-1] * 6, [0, -1, -1, -1, -1, -1], [1, 2, 3, 4, 5, 6]]
     assert batch.kinds == ("text", "image", "video")
     assert batch.rows == (text, image, video)
-    assert abs(float(batch.frames.mean())) < 0.5
+    assert abs(float(pack(batch, 1, torch.device("cpu")).frames.mean())) < 0.5
 
 
 def test_a_batch_of_texts_has_no_frames(data: Data) -> None:
@@ -129,12 +131,13 @@ def test_a_prompt_ends_where_the_answer_begins(data: Data) -> None:
     assert data.tokenizer.decode(data.val.prompt(data.val.rows("image")[0])) == "what digit matches the cue ?"
 
 
-def test_frames_as_decoded_are_normalised_to_the_same_floats(config: TrainConfig, world: tuple[Path, Path]) -> None:
-    floats, raw = open_data(config, 42, world[1]), open_data(config, 42, world[1], normalised=False)
-    rows = floats.train.global_batch(0)
-    pixels = raw.train.load(rows).frames
-    assert pixels.dtype == torch.uint8
-    assert torch.equal(raw.look.normalised(pixels), floats.train.load(rows).frames)
+def test_frames_travel_as_decoded_and_are_normalised_where_they_are_used(data: Data) -> None:
+    batch = data.train.load(data.train.global_batch(0))
+    assert batch.frames.dtype == torch.uint8
+    packed = pack(batch, 1, torch.device("cpu"))
+    assert torch.equal(packed.frames, RELAY.normalised(batch.frames))
+    floats = replace(batch, frames=packed.frames, look=None)
+    assert torch.equal(pack(floats, 1, torch.device("cpu")).frames, packed.frames)
 
 
 def test_a_sample_that_fails_in_a_loaders_process_is_told_by_shard_and_key(

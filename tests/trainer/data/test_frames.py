@@ -71,4 +71,4 @@ def test_a_model_says_how_its_input_looks(tmp_path: Path) -> None:
 def test_floats_are_normalised_per_channel() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4), np.uint8)
     mean, std = torch.tensor(DINOV2.mean)[:, None, None], torch.tensor(DINOV2.std)[:, None, None]
-    torch.testing.assert_close(DINOV2.floats(pixels), (torch.from_numpy(pixels) / 255 - mean) / std)
+    torch.testing.assert_close(DINOV2.normalised(torch.from_numpy(pixels)), (torch.from_numpy(pixels) / 255 - mean) / std)

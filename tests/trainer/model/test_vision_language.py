@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.trainer.conftest import one_of, small_batch, small_llm, small_model
 from trainer.data.batches import Batch
-from trainer.model.foveated import Way
+from trainer.model.foveated import Mode
 from trainer.model.packing import Packed, pack
 from trainer.model.vision_language import Prediction, VisionLanguageModel
 
@@ -56,8 +56,8 @@ def test_a_batch_is_its_samples_one_by_one(settings: dict[str, Any]) -> None:
 
 
 @every_variant
-@pytest.mark.parametrize("way", ["coarse_fine", "autoregressive"])
-def test_a_replicated_frame_encoded_once_is_one_encoded_each_time(settings: dict[str, Any], way: Way) -> None:
+@pytest.mark.parametrize("mode", ["coarse_fine", "autoregressive"])
+def test_a_replicated_frame_encoded_once_is_one_encoded_each_time(settings: dict[str, Any], mode: Mode) -> None:
     model, once = small_model(**settings), small_batch([1, 2], [4, 3], replicate=3)
     each_time = Batch(
         once.frames[once.frame_of.flatten()[once.frame_of.flatten() >= 0]],
@@ -65,13 +65,13 @@ def test_a_replicated_frame_encoded_once_is_one_encoded_each_time(settings: dict
         *(once.ids, once.is_text, once.supervised, once.rows, once.kinds),
     )
     assert len(each_time.frames) == 9
-    torch.testing.assert_close(run(model, once, way=way).logits, run(model, each_time, way=way).logits)
+    torch.testing.assert_close(run(model, once, mode=mode).logits, run(model, each_time, mode=mode).logits)
 
 
 @every_variant
-@pytest.mark.parametrize("way", ["coarse_only", "coarse_fine", "autoregressive"])
-def test_every_variant_runs_in_every_way(settings: dict[str, Any], way: Way) -> None:
-    prediction = run(small_model(**settings), small_batch([3, 0, 1], [4, 6, 3]), way=way, attention=True)
+@pytest.mark.parametrize("mode", ["coarse_only", "coarse_fine", "autoregressive"])
+def test_every_variant_runs_in_every_mode(settings: dict[str, Any], mode: Mode) -> None:
+    prediction = run(small_model(**settings), small_batch([3, 0, 1], [4, 6, 3]), mode=mode, attention=True)
     assert prediction.logits.isfinite().all()
     looks = prediction.views.final.looks
     if looks is not None:
@@ -81,7 +81,7 @@ def test_every_variant_runs_in_every_way(settings: dict[str, Any], way: Way) -> 
 @every_variant
 def test_autoregressive_on_one_frame_is_the_parallel_way(settings: dict[str, Any]) -> None:
     model, batch = small_model(**settings), small_batch([1, 1], [4, 3])
-    torch.testing.assert_close(run(model, batch, way="autoregressive").logits, run(model, batch).logits)
+    torch.testing.assert_close(run(model, batch, mode="autoregressive").logits, run(model, batch).logits)
 
 
 @every_variant
@@ -99,14 +99,14 @@ def test_the_coarse_pass_without_text_is_the_one_with_text() -> None:
     torch.testing.assert_close(alone, with_text)
 
 
-@pytest.mark.parametrize("way", ["coarse_fine", "autoregressive"])
-def test_a_look_depends_on_frames_before_it_only(way: Way) -> None:
+@pytest.mark.parametrize("mode", ["coarse_fine", "autoregressive"])
+def test_a_look_depends_on_frames_before_it_only(mode: Mode) -> None:
     model, batch = small_model(), small_batch([4], [3])
     later = Batch(batch.frames.clone(), batch.frame_of, batch.ids, batch.is_text, batch.supervised, batch.rows, batch.kinds)
     later.frames[2] += 1.0
 
     def looks(its: Batch) -> Tensor:
-        seen = run(model, its, way=way, attention=True).views.final.looks
+        seen = run(model, its, mode=mode, attention=True).views.final.looks
         assert seen is not None
         return seen
 
@@ -145,16 +145,16 @@ def test_the_measured_coarse_loss_has_no_gradient() -> None:
 
 
 @every_variant
-@pytest.mark.parametrize("way", ["coarse_fine", "autoregressive"])
-def test_bfloat16_computes_about_the_same(settings: dict[str, Any], way: Way) -> None:
+@pytest.mark.parametrize("mode", ["coarse_fine", "autoregressive"])
+def test_bfloat16_computes_about_the_same(settings: dict[str, Any], mode: Mode) -> None:
     model, batch = small_model(**settings), small_batch([3, 0, 1], [4, 6, 3], replicate=2)
-    exact = run(model, batch, way=way, coarse="measured", attention=True).logits
+    exact = run(model, batch, mode=mode, coarse="measured", attention=True).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = run(model, batch, way=way, coarse="measured", attention=True).logits
+        rounded = run(model, batch, mode=mode, coarse="measured", attention=True).logits
     assert (rounded - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
 def test_visual_tokens_have_the_scale_they_are_given() -> None:
     batch = small_batch([2], [3])
-    once, twice = (run(small_model(visual_scale=scale), batch, way="coarse_only").views.final.tokens for scale in (0.1, 0.2))
+    once, twice = (run(small_model(visual_scale=scale), batch, mode="coarse_only").views.final.tokens for scale in (0.1, 0.2))
     torch.testing.assert_close(2 * once, twice)
