@@ -2,17 +2,73 @@
 
 P supervised tokens, V vocabulary, B samples. World size and micro-batches change nothing but speed: sums and
 counts add up.
+
+`train.loss` names a `Loss`: one of `trainer.config.LOSSES`, or "MODULE:NAME" for one that is written elsewhere:
+
+    FOCAL = Loss(answer_only=True, total=lambda nats, packed: ((1 - (-nats).exp()) ** 2 * nats).sum())
+
+A loss on preferences (`user`, `chosen_assistant`, `rejected_assistant`) would be one more: `Tokenizer.sample` reads the chosen
+answer of such a sample today; with the rejected one beside it in the batch, on the same frames (which are encoded once), `total`
+finds the pairs by `packed.target_row`.
 """
 
 from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from trainer.config import LOSSES, ConfigError
+
+if TYPE_CHECKING:
+    from trainer.model.packing import Packed
+
 MOST_LOGITS = 2**26
 """256 MiB in float32."""
+
+
+def summed(losses: Tensor, packed: Packed) -> Tensor:  # noqa: ARG001  # all that a `Loss.total` may need
+    return losses.sum()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a run learns from."""
+
+    answer_only: bool
+    """Tokens of the assistant's turn are supervised, and no others; otherwise every text token."""
+    total: Callable[[Tensor, Packed], Tensor] = summed
+    """Cross-entropy of a micro-batch's supervised tokens in nats [P] and their batch -> the sum to learn from, a scalar.
+
+    Of the coarse tokens, where `train.lambda_coarse` has them trained as well, it is the plain sum.
+    """
+
+
+TEXT_CE_ALL = Loss(answer_only=False)
+TEXT_CE_ANSWER_ONLY = Loss(answer_only=True)
+
+
+@cache
+def loss_named(name: str) -> Loss:
+    """The loss that `train.loss` names. Raises ConfigError naming those there are."""
+    module, _, attribute = LOSSES.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None) if attribute else None
+    except ImportError as error:
+        raise ConfigError(f"train.loss = {name!r}: {module} cannot be imported ({error})") from error
+    if not isinstance(found, Loss):
+        raise ConfigError(
+            f"train.loss = {name!r}: there is no such loss; there are {', '.join(LOSSES)}, "
+            "and MODULE:NAME for a trainer.losses.Loss of another module"
+        )
+    return found
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

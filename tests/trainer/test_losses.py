@@ -1,13 +1,21 @@
-"""Sums over supervised tokens, and means per sample."""
+"""Sums over supervised tokens, means per sample, and losses by name."""
 
 from __future__ import annotations
 
 import math
+import re
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.losses import head_losses, sample_losses, token_losses
+from tests.trainer.conftest import NewJob
+from tests.trainer.runs import losses, trained
+from trainer.config import LOSSES, ConfigError
+from trainer.losses import Loss, head_losses, loss_named, sample_losses, token_losses
+
+HALF = Loss(answer_only=True, total=lambda nats, packed: 0.5 * nats.sum() + 0 * packed.targets.sum())
+HERE = "tests.trainer.test_losses"
 
 
 def test_token_losses_are_cross_entropies_in_nats() -> None:
@@ -33,3 +41,34 @@ def test_a_loss_in_pieces_is_the_whole_loss() -> None:
     torch.testing.assert_close(*gradients)
     with torch.no_grad():
         torch.testing.assert_close(head_losses(hidden, weight, targets, most_logits=20), whole)
+
+
+def test_every_loss_of_the_config_is_written() -> None:
+    assert {name: loss_named(name).answer_only for name in LOSSES} == {"text_ce_all": False, "text_ce_answer_only": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dpo", "there is no such loss; there are text_ce_all, text_ce_answer_only, and MODULE:NAME"),
+        (f"{HERE}:math", "there is no such loss; there are text_ce_all, text_ce_answer_only, and MODULE:NAME"),
+        (f"{HERE}:HALFF", "there is no such loss; there are text_ce_all, text_ce_answer_only, and MODULE:NAME"),
+        ("nowhere.dpo:DPO", "nowhere.dpo cannot be imported (No module named 'nowhere')"),
+    ],
+)
+def test_a_loss_that_is_not_there_is_told_with_those_that_are(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"train.loss = {name!r}: {message}")):
+        loss_named(name)
+
+
+def test_an_unknown_loss_is_told_when_the_config_is_read(new_job: NewJob) -> None:
+    with pytest.raises(ConfigError, match=r'settings: train\.loss = "text_ce_al": there is no such loss; there are'):
+        new_job("run", {"train.loss": "text_ce_al"})
+
+
+def test_a_loss_of_another_module_trains(new_job: NewJob) -> None:
+    whole, half = (
+        trained(new_job(name, {"train.loss": loss, "train.samples": 8}))
+        for name, loss in (("whole", "text_ce_answer_only"), ("half", f"{HERE}:HALF"))
+    )
+    assert losses(half) == pytest.approx([0.5 * loss for loss in losses(whole)])

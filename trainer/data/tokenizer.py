@@ -61,14 +61,17 @@ class Tokenizer:
 
     def chat(self, user: str, assistant: str) -> tuple[list[int], list[bool]]:
         """(ids, which of them are the assistant's turn); the turn ends with the end-of-turn token."""
-        asked = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": user}]
-        head = self._tokens(asked, add_generation_prompt=True)
-        whole = self._tokens([*asked, {"role": "assistant", "content": assistant}], add_generation_prompt=False)
+        head = self.prompt(user)
+        whole = self._tokens([*_asked(user), {"role": "assistant", "content": assistant}], add_generation_prompt=False)
         if whole[: len(head)] != head:
             raise DataError(f"tokenizer {self.name!r}: its chat template does not start a finished chat as it starts an open one")
         while len(whole) > len(head) and whole[-1] != self.eos_id and self.eos_id in whole[len(head) :]:
             whole.pop()  # templates like to end with a line break, which is nobody's to predict
         return whole, [False] * len(head) + [True] * (len(whole) - len(head))
+
+    def prompt(self, user: str) -> list[int]:
+        """The ids of a chat up to where the assistant's turn begins."""
+        return self._tokens(_asked(user), add_generation_prompt=True)
 
     def sample(self, sample: Sample, source: str, kind: Kind) -> tuple[list[int], list[bool]]:
         """(ids, answer mask) of a sample's text, in any of the forms its JSON may have. Raises DataError naming the key."""
@@ -83,6 +86,10 @@ class Tokenizer:
             )
         return self.chat(user, answer)
 
+    def save(self, folder: Path) -> None:
+        """Its files in `from_pretrained` layout, chat template included."""
+        self._loaded.save_pretrained(folder)
+
     def _ready(self, sample: Sample) -> tuple[list[int], list[bool]]:
         ids, mask = sample.meta["token_ids"], sample.meta.get("loss_mask")
         if not isinstance(ids, list) or not isinstance(mask, list) or len(ids) != len(mask) or not ids:
@@ -96,6 +103,10 @@ class Tokenizer:
     def _tokens(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
         text = self._loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
         return self.encode(text)
+
+
+def _asked(user: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": user}]
 
 
 def is_text(value: object) -> bool:

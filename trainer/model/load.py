@@ -1,19 +1,16 @@
-"""Weights in, weights out: backbones from folders, a connector from the job's seed, the trained model as a folder.
-
-A trained model's folder: vision/ and language/ (each in `from_pretrained` layout), connector.safetensors, config.json.
-"""
+"""A model to train: backbones from folders, a connector from the job's seed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import nn
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
@@ -25,7 +22,7 @@ from trainer.data.tiny import Backbone, tiny_backbone
 from trainer.model.foveated import Foveated
 from trainer.model.multi_token import MultiToken
 from trainer.model.vision_language import VisionLanguageModel
-from trainer.weights import local_folder
+from trainer.weights import found_folder
 
 QUERY_STD = 1.0
 """Initial scale of the learned queries; 0.02 kills the mechanism (all looks stay uniform)."""
@@ -42,7 +39,7 @@ def build_model(config: ModelConfig, cache: Path, seed: int) -> VisionLanguageMo
 
 
 def assemble(config: ModelConfig, dino: Dinov2Model, llm: LlamaForCausalLM, seed: int) -> VisionLanguageModel:
-    connector = _connector(config, dino.config.hidden_size, llm.config.hidden_size)
+    connector = connector_of(config, dino.config.hidden_size, llm.config.hidden_size)
     initialise(connector, seed)
     dino.requires_grad_(not config.freeze_dino)
     llm.requires_grad_(not config.freeze_llm)
@@ -51,7 +48,8 @@ def assemble(config: ModelConfig, dino: Dinov2Model, llm: LlamaForCausalLM, seed
     return VisionLanguageModel(dino, llm, connector)
 
 
-def _connector(config: ModelConfig, dino_width: int, llm_width: int) -> Foveated | MultiToken:
+def connector_of(config: ModelConfig, dino_width: int, llm_width: int) -> Foveated | MultiToken:
+    """Its queries are not set yet: `initialise` sets them, or who loads a trained one."""
     if config.encoder == "multi_token":
         return MultiToken(dino_width, llm_width, tokens_per_frame=config.tokens_per_frame, visual_scale=config.visual_scale)
     return Foveated(
@@ -86,23 +84,7 @@ def weights_folder(place: str, name: str, cache: Path) -> Path:
         if name not in kinds:
             raise ConfigError(f"{place} = {name!r}: there is no such tiny model; there are {', '.join(kinds)}")
         return tiny_backbone(kinds[name], cache)
-    folder = local_folder(name)
-    if folder is not None:
-        return _whole(place, name, folder)
-    raise ConfigError(
-        f"{place} = {name!r}: no such weights; looked for config.json in {name}/, in weights/{name}/ and in the Hugging Face "
-        f"cache. Download them where there is a network: hf download {name} --local-dir weights/{name}"
-    )
-
-
-def _whole(place: str, name: str, folder: Path) -> Path:
-    """The folder, if it holds weights as well. Raises ConfigError saying what is missing."""
-    if any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
-        return folder
-    raise ConfigError(
-        f"{place} = {name!r}: {folder} has a config.json and no weights (model.safetensors); a download broken off? "
-        f"Download them again where there is a network: hf download {name} --local-dir weights/{name}"
-    )
+    return found_folder(f"{place} = {name!r}", name, "config.json", "*.safetensors")
 
 
 def _load_dino(folder: Path) -> Dinov2Model:
@@ -123,7 +105,24 @@ def _load_llm(folder: Path) -> LlamaForCausalLM:
 def _from_pretrained(kind: Any, folder: Path) -> Any:
     transformers_logging.disable_progress_bar()
     # float32 whatever the file holds: these are the master weights.
-    return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True)
+    return read_weights(kind.from_pretrained, folder, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def read_weights(from_pretrained: Callable[..., Any], folder: Path, *arguments: Any, **options: Any) -> Any:
+    """The model in `folder`, of which every weight was there and none was unpickled; `transformers` draws missing ones at random.
+
+    Raises ConfigError for weights that cannot be read or do not fit the config.
+    """
+    ours = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    try:
+        model, told = from_pretrained(folder, *arguments, **{**options, **ours})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{folder}: its weights cannot be read ({said}); get them again") from error
+    missing = sorted(str(name) for name in told["missing_keys"])
+    if missing:
+        raise ConfigError(f"{folder}: its weights do not fit its config.json: there is no {', '.join(missing[:5])}")
+    return model
 
 
 def _check_type(place: str, folder: Path, wanted: str) -> None:
@@ -140,25 +139,3 @@ def initial_weights_hash(model: VisionLanguageModel) -> str:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def save_pretrained(model: VisionLanguageModel, config: ModelConfig, folder: Path) -> None:
-    """Write the trained model; `folder` must not exist yet. It appears under its name only when it is complete."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    transformers_logging.disable_progress_bar()
-    model.dino.save_pretrained(partial / "vision")
-    model.llm.save_pretrained(partial / "language")
-    save_file(
-        {name: p.detach().cpu().contiguous() for name, p in model.connector.named_parameters()}, partial / "connector.safetensors"
-    )
-    (partial / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder)
-
-
-def from_pretrained(folder: Path) -> VisionLanguageModel:
-    """A model that `save_pretrained` wrote."""
-    config = ModelConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    model = assemble(config, _load_dino(folder / "vision"), _load_llm(folder / "language"), seed=0)
-    model.connector.load_state_dict(load_file(folder / "connector.safetensors"))
-    return model

@@ -5,38 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer as Fast
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
 
 from trainer.data.relay_texts import RELAY
 from trainer.data.shards import DataError, Sample
 from trainer.data.tokenizer import Tokenizer, load_tokenizer
-
-CHATML = (
-    "{% for m in messages %}<start> {{ m['role'] }} {{ m['content'] }} <end>\n{% endfor %}"
-    "{% if add_generation_prompt %}<start> assistant {% endif %}"
-)
-SENTENCE = "<unk> <start> <end> \n system user assistant You are a helpful AI assistant. Describe this video. image. hello a cat"
-
-
-@pytest.fixture(scope="session")
-def tiny(world: tuple[Path, Path]) -> Tokenizer:
-    return load_tokenizer("tiny/llama", world[1])
-
-
-@pytest.fixture(scope="session")
-def chatml(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """A tokenizer whose template, like SmolLM2's, says the system prompt and ends with a line break."""
-    words = {word: i for i, word in enumerate(SENTENCE.split(" "))}
-    fast = Fast(WordLevel(vocab=words, unk_token="<unk>"))
-    fast.pre_tokenizer = WhitespaceSplit()
-    folder = tmp_path_factory.mktemp("chatml")
-    PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<end>", unk_token="<unk>", chat_template=CHATML).save_pretrained(
-        folder
-    )
-    return load_tokenizer(str(folder), folder)
 
 
 def read(tokenizer: Tokenizer, ids: list[int]) -> str:
