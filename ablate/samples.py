@@ -1,7 +1,7 @@
 """What the validation set says of two runs' checkpoints, sample by sample: shown beside a comparison, never a verdict by itself.
 
 A trainer may leave eval/STEP.parquet in an attempt's folder, a row per validation sample: `row` (its place in the set), `kind`,
-the loss as `loss` (or a column named as the metric), and, where several samples share one, the `clip` or `image` they are about.
+the loss as `loss` (or a column named as the metric), and the `clip` or `image` it is about, null where there is none.
 
 Losses of a run are averaged over the seeds that both runs have; the differences by sample are clustered by clip or image, because
 questions about one picture are not independent of each other: Var(mean) = G/(G−1) · Σ_g (Σ_{i∈g} (d_i − d̄))² / n², t with G − 1
@@ -16,12 +16,13 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as parquet
 from scipy import special
 
 LEVEL = 0.05
 CLUSTERS = ("cluster", "clip", "image")
-"""Columns that say what a sample is about, the first that is there."""
+"""Columns that say what a sample is about, the first that says something."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SampleLosses:
     clusters: Mapping[int, Hashable]
     """Row -> what it is about; the row itself where the file does not say."""
     by: str
-    """What rows are clustered by: "clip", "image", or "sample"."""
+    """What rows are clustered by: "clip", "image", "clip or image", or "sample"."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,26 @@ def read_losses(path: Path, metric: str) -> SampleLosses | None:
     column = metric if metric in names else "loss" if whole == "val_loss" else ""
     if column not in names or "row" not in names or (kind and column == "loss" and "kind" not in names):
         return None
-    about = next((name for name in CLUSTERS if name in names), "")
-    columns = [file.column(name).to_pylist() for name in ("row", column, about or "row")]
+    columns = [file.column(name).to_pylist() for name in ("row", column)]
     kinds: Sequence[object] = file.column("kind").to_pylist() if kind and column == "loss" else [kind] * file.num_rows
     kept = [
-        (int(row), float(loss), cluster)
-        for row, loss, cluster, of_kind in zip(*columns, kinds, strict=True)
+        (int(row), float(loss), about)
+        for row, loss, about, of_kind in zip(*columns, _about(file), kinds, strict=True)
         if loss is not None and math.isfinite(loss) and of_kind == kind
     ]
     if not kept:
         return None
-    return SampleLosses({row: loss for row, loss, _ in kept}, {row: about_ for row, _, about_ in kept}, about or "sample")
+    by = [name for name in CLUSTERS if any(about[0] == name for _, _, about in kept)]
+    return SampleLosses({row: loss for row, loss, _ in kept}, {row: about for row, _, about in kept}, " or ".join(by) or "sample")
+
+
+def _about(file: pa.Table) -> list[tuple[str, object]]:
+    """Per row (column, value) of the clip or image it is about; the row itself where none is told."""
+    told = {name: file.column(name).to_pylist() for name in CLUSTERS if name in file.column_names}
+    return [
+        next(((name, values[at]) for name, values in told.items() if values[at] is not None), ("row", row))
+        for at, row in enumerate(file.column("row").to_pylist())
+    ]
 
 
 def last_losses(folders: Iterable[Path], metric: str) -> SampleLosses | None:

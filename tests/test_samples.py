@@ -1,5 +1,7 @@
 """Per-sample evidence: against statsmodels' clustered errors, and against drawing clusters again and again."""
 
+import math
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -73,8 +75,43 @@ def test_a_parquet_file_is_read_by_kind_and_clustered_by_clip_where_it_says_so(t
         tmp_path, row=[0, 1, 2, 3], kind=["video", "video", "image", "text"], loss=[1.0, 2.0, 3.0, None], clip=[7, 7, 8, 9]
     )
     assert read_losses(path, "val_loss").losses == {0: 1.0, 1: 2.0, 2: 3.0}
-    assert read_losses(path, "val_loss/video") == SampleLosses({0: 1.0, 1: 2.0}, {0: 7, 1: 7}, "clip")
+    assert read_losses(path, "val_loss/video") == SampleLosses({0: 1.0, 1: 2.0}, {0: ("clip", 7), 1: ("clip", 7)}, "clip")
     assert read_losses(path, "image_vqa") is None
+
+
+def test_clips_and_images_of_one_file_are_clusters_of_their_own_and_a_text_is_its_own(tmp_path):
+    path = written(
+        tmp_path,
+        row=[0, 1, 2, 3, 4],
+        kind=["video", "video", "image", "image", "text"],
+        loss=[1.0, 2.0, 3.0, 4.0, 5.0],
+        clip=["a", "a", None, None, None],
+        image=[None, None, "a", "b", None],
+    )
+    found = read_losses(path, "val_loss")
+    assert found.by == "clip or image"
+    assert found.clusters == {0: ("clip", "a"), 1: ("clip", "a"), 2: ("image", "a"), 3: ("image", "b"), 4: ("row", 4)}
+    assert read_losses(path, "val_loss/text").by == "sample"
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.8])
+def test_the_interval_covers_at_its_level_whatever_the_correlation_inside_clips(correlation):
+    """Differences with a known correlation inside clips (Kish 1965: the variance of their mean grows by 1 + (m − 1) ρ)."""
+    random, clips, each, truth = np.random.default_rng(3), 40, 5, 0.2
+    covered, errors, means = 0, [], []
+    for _ in range(600):
+        shared = random.normal(0.0, math.sqrt(correlation), (clips, 1))
+        values = truth + shared + random.normal(0.0, math.sqrt(1 - correlation), (clips, each))
+        rows = values.ravel().tolist()
+        about = np.repeat(np.arange(clips), each).tolist()
+        found = paired({42: losses(rows, about, "clip")}, {42: losses([0.0] * len(rows), about, "clip")})
+        covered += found.low <= truth <= found.high
+        errors.append(found.error)
+        means.append(found.delta)
+    assert 0.925 <= covered / 600 <= 0.975  # 0.95 ± 2.8 standard errors
+    known = math.sqrt((1 + (each - 1) * correlation) / (clips * each))
+    assert np.mean(errors) == pytest.approx(known, rel=0.04)
+    assert np.std(means) == pytest.approx(known, rel=0.1)
 
 
 def test_the_last_evaluation_of_the_latest_attempt_that_left_one_counts(tmp_path):

@@ -10,21 +10,22 @@ import math
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
 
 from trainer import attention
 from trainer.config import TrainConfig
 from trainer.data.batches import Batch
 from trainer.data.open import Data
+from trainer.data.texts import right_without_looking
 from trainer.losses import sample_losses
 from trainer.metrics import KINDS
+from trainer.model.generate import generate
 from trainer.model.packing import Packed, pack
 from trainer.model.vision_language import Prediction, VisionLanguageModel
 from trainer.ranks import Ranks
@@ -76,6 +77,20 @@ class Evaluator:
         """Samples of a kind."""
         return self._kinds.count(kind)
 
+    def guessed(self) -> dict[str, float]:
+        """`image_vqa` of one who knows the questions, and what training answers to each most often, and never looks."""
+        train, val = self._data.train.samples, self._data.val.samples
+        right = right_without_looking(train.manifest, train.texts, val.manifest, val.texts, list(self._questions))
+        return {} if right is None else {"image_vqa": right}
+
+    def batches(self) -> list[Sequence[int]]:
+        """This rank's part of the set. Clips whose maps are kept fall to rank 0, which writes them."""
+        every = chunks(range(len(self._kinds)), self._config.eval.batch_samples)
+        mapped = [rows for rows in every if not set(rows).isdisjoint(self._clips)]
+        others = [rows for rows in every if rows not in mapped]
+        dealt = others[self._ranks.world - 1 - self._ranks.rank :: self._ranks.world]
+        return [*mapped, *dealt] if self._ranks.first else dealt
+
     @torch.no_grad()
     def evaluate(self, wrapped: nn.Module, model: VisionLanguageModel, step: int) -> dict[str, float]:
         """All metrics of the set; writes eval/STEP.parquet and eval/STEP_attention.safetensors. All ranks call it together.
@@ -86,8 +101,7 @@ class Evaluator:
         n = len(self._kinds)
         losses, tokens, coarse = torch.zeros(3, n, dtype=torch.float64)
         sums = _Sums(losses, tokens, coarse)
-        batches = chunks(range(n), self._config.eval.batch_samples)
-        for batch in self._data.val.samples.loaded(batches[self._ranks.rank :: self._ranks.world]):
+        for batch in self._data.val.samples.loaded(self.batches()):
             packed = pack(batch, model.connector.tokens_per_frame, self._ranks.device)
             with autocast(self._config, self._ranks):
                 prediction = wrapped(packed, coarse="measured", attention=True)
@@ -128,12 +142,11 @@ class Evaluator:
         return torch.tensor(wanted, device=packed.frame.device)
 
     def _add_answers(self, sums: _Sums, model: VisionLanguageModel, rows: Sequence[int]) -> None:
-        prompts = [self._data.val.prompt(row) for row in rows]
+        tokenizer, prompts = self._data.tokenizer, [self._data.val.prompt(row) for row in rows]
+        packed = pack(prompted(self._data.val.load(rows), prompts), model.connector.tokens_per_frame, self._ranks.device)
         with autocast(self._config, self._ranks):
-            answers = greedy(
-                model, self._data.val.load(rows), prompts, self._longest(), self._data.tokenizer.eos_id, self._ranks.device
-            )
-        told = [self._data.tokenizer.decode(ids) for ids in answers]
+            answers = generate(model, packed, most=self._longest(), stops=[tokenizer.eos_id], pad=tokenizer.pad_id)
+        told = [tokenizer.decode(ids) for ids in answers.tolist()]
         sums.right += sum(normalised(a) == normalised(self._questions[row]) for a, row in zip(told, rows, strict=True))
         sums.asked += len(rows)
 
@@ -161,7 +174,7 @@ class Evaluator:
         return metrics
 
     def _write(self, sums: _Sums, step: int) -> None:
-        """Losses of all samples by rank 0; each rank's attention maps (the first clips are in the first batch, rank 0's)."""
+        """By rank 0: losses of all samples with what they are about, and the attention maps of the first clips."""
         if not self._ranks.first:
             return
         folder = self._folder / "eval"
@@ -170,6 +183,8 @@ class Evaluator:
             {
                 "row": pa.array(range(len(self._kinds)), pa.int64()),
                 "kind": pa.array(self._kinds).dictionary_encode(),
+                "clip": self._about("video"),
+                "image": self._about("image"),
                 "loss": pa.array(
                     [x if t else None for x, t in zip(sums.losses.tolist(), sums.tokens.tolist(), strict=True)], pa.float64()
                 ),
@@ -181,6 +196,10 @@ class Evaluator:
         partial.replace(folder / f"{step:08d}.parquet")
         if sums.maps:
             attention.write_maps(folder / f"{step:08d}_attention.safetensors", sums.maps)
+
+    def _about(self, kind: str) -> pa.Array:
+        scenes = zip(self._data.scenes, self._kinds, strict=True)
+        return pa.array([scene if of_kind == kind else None for scene, of_kind in scenes], pa.string())
 
 
 def _add_losses(sums: _Sums, batch: Batch, packed: Packed, prediction: Prediction) -> None:
@@ -236,42 +255,9 @@ def uninformed(untrained: dict[str, float], without_looking: dict[str, float], c
     return {"val_loss": whole} | {f"val_loss/{kind}": loss for kind, loss in best.items()}
 
 
-@torch.no_grad()
-def greedy(
-    model: VisionLanguageModel, batch: Batch, prompts: Sequence[Sequence[int]], most: int, eos: int, device: torch.device
-) -> list[list[int]]:
-    """The most likely next token, again and again, after each sample's frames and prompt: up to `most` tokens or `eos`."""
-    packed = pack(_with_prompts(batch, prompts), model.connector.tokens_per_frame, device)
-    visual = model.connector.see(model.dino, model.llm, packed, model.connector.trained_way).final.tokens
-    tokens, (samples, columns) = model.tokens(visual, packed), packed.places.shape
-    embeds = tokens.new_zeros(samples * columns, tokens.shape[1]).index_copy(0, packed.places.flat, tokens)
-    embeds = embeds.view(samples, columns, -1)  # [B, C, L]
-    lengths = torch.bincount(packed.places.flat // columns, minlength=samples)  # [B]
-    # New tokens go behind the longest sequence: the mask hides the padding between, positions count on from each sample's end.
-    mask = (torch.arange(columns, device=device) < lengths[:, None]).long()  # [B, C]
-    cache = DynamicCache()
-    output = model.llm.model(inputs_embeds=embeds, attention_mask=mask, past_key_values=cache, use_cache=True)
-    hidden = output.last_hidden_state[torch.arange(packed.samples, device=device), lengths - 1]  # [B, L]
-    told: list[Tensor] = []
-    for position in range(most):
-        token = model.llm.lm_head(hidden).argmax(-1)  # [B]
-        told.append(token)
-        if position == most - 1 or bool((torch.stack(told) == eos).any(0).all()):
-            break
-        mask = torch.cat([mask, mask.new_ones(packed.samples, 1)], 1)
-        words = model.llm.model.embed_tokens(token)[:, None]  # [B, 1, L]
-        places = (lengths + position)[:, None]
-        output = model.llm.model(
-            inputs_embeds=words, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
-        )
-        hidden = output.last_hidden_state[:, 0]
-    answers = torch.stack(told, 1).tolist()
-    return [ids[: ids.index(eos)] if eos in ids else ids for ids in answers]
-
-
-def _with_prompts(batch: Batch, prompts: Sequence[Sequence[int]]) -> Batch:
-    """The same frames with other texts."""
+def prompted(batch: Batch, prompts: Sequence[Sequence[int]]) -> Batch:
+    """The same frames with other texts, none of which is supervised."""
     length = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[*prompt, *[0] * (length - len(prompt))] for prompt in prompts])
     is_text = torch.tensor([[place < len(prompt) for place in range(length)] for prompt in prompts])
-    return Batch(batch.frames, batch.frame_of, ids, is_text, torch.zeros_like(is_text), batch.rows, batch.kinds)
+    return replace(batch, ids=ids, is_text=is_text, supervised=torch.zeros_like(is_text))

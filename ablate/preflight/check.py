@@ -1,9 +1,10 @@
 """What to know before anything is launched: do rows take effect, can trees answer, can seeds show it, is everything here.
 
 Each question has its own file: effects.py (short_runs.py does the looking), trees.py, power.py, resources.py; here they are asked
-in turn and put into one document. What is an error, and ends with exit code 1: a row that nobody reads or that does not train, a
-line that can never fire. Both are mistakes in the file or in the trainer, wherever it is launched. A line in the shadow of
-others, a row that changes something else too, a question out of the budget's reach and a thing this machine lacks are flags.
+in turn and put into one document. What is an error, and ends with exit code 1: a trainer that is not there, a row that nobody
+reads or that does not train, a line that can never fire. These are mistakes in the file or in the trainer, wherever it is
+launched. A line in the shadow of others, a row that changes something else too, a question out of the budget's reach and a thing
+this machine lacks are flags.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from ablate.desk import Desk, measured_hours
 from ablate.evidence import job_results
 from ablate.plan import Plan, start_settings
 from ablate.preflight import effects, power, resources, short_runs, trees
+from ablate.preflight.fingerprints import Failed
+from ablate.provenance import code_hash
+from ablate.search import with_examples
 from ablate.study import Study, UserError
 
 Part = Literal["effects", "trees", "power", "resources"]
@@ -63,14 +67,18 @@ def exit_code(answer: Answer) -> int:
 
 
 def _effects(desk: Desk) -> Answer:
+    try:
+        code_hash(desk.study)
+    except UserError as error:  # a trainer that is not there
+        return {"effects": [asdict(effects.Effect(desk.study.baseline, "not_seen", "error", "", (), (str(error),)))]}
     observe = short_runs.observer(desk.study, desk.folders.cache)
     if isinstance(observe, str):
         return {"effects_note": observe}
-    decisions = desk.store.decisions()
-    starts = {name: start_settings(desk.study, run, decisions) for name, run in desk.study.runs.items()}
-    seen = effects.effects(desk.study, starts, observe, desk.study.late)
-    if isinstance(seen, effects.Failed):
-        why = effects.Effect(desk.study.baseline, "not_seen", "error", "", (), (seen.reason,))
+    study, decisions = with_examples(desk.study), desk.store.decisions()
+    starts = {name: start_settings(study, run, decisions) for name, run in study.runs.items()}
+    seen = effects.effects(study, starts, observe, study.late)
+    if isinstance(seen, Failed):
+        why = effects.Effect(desk.study.baseline, "not_seen", "error" if seen.looked else "flag", "", (), (seen.reason,))
         return {"effects": [asdict(why)]}
     return {"effects": [asdict(effect) for effect in seen]}
 

@@ -1,20 +1,8 @@
 """Does a row do what it says, and nothing else? Each row against its start, by what a little training shows of both. Pure.
 
-A *fingerprint* is what was seen of one config: named observations, "group/name" -> number, text or series. Fingerprints come from
-short runs of any trainer (short_runs.py: its metrics and facts) or from a trainer that makes them itself, which sees more:
-
-    python -m PACKAGE.fingerprint                      PACKAGE: the one that the trainer's module lies in; ours is `trainer`
-
-        stdin:   a JSON list of {"run": "A1", "seed": 42, "settings": {nested}, "references": {"F3": {nested}}, "files": FOLDER}
-        stdout:  one JSON object per config, in order, each on a line of its own; any of
-                 {"parameters": {module: {"count": 1, "trainable": 1}}, "lr": {group: [over the whole, compressed horizon]},
-                  "batch": {"samples": 24, "supervised_tokens": 310, "first_batches_hash": "…", "manifest_hash": "…"},
-                  "losses": [per step], "grad_norm": {module: [per step]}, "shapes": {output: [2, 5, 64]}}
-                 or {"error": "why this config cannot be built"}
-
 A few steps at toy size, the same seed and the same batches for all; the schedule is compressed to that horizon, so that its end
-(minimal rate, length of the decay) is seen. Two fingerprints of one config should be equal; the baseline is asked for twice, and
-what differs between those two counts as scatter.
+(minimal rate, length of the decay) is seen. What is seen of a config is its fingerprint: fingerprints.py. Two of one config
+should be equal; the baseline is asked for twice or more, and what differs between those counts as scatter.
 """
 
 from __future__ import annotations
@@ -24,33 +12,15 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
-from typing import Any, Literal
+from functools import cached_property
+from typing import Literal
 
+from ablate.preflight.fingerprints import CLAIMED, Config, Failed, Fingerprint, Observation, group, observed
 from ablate.settings import as_toml
 from ablate.study import Run, Settings, Study, Value
 
 Verdict = Literal["baseline", "takes_effect", "also_changes", "not_seen", "never_read"]
 Level = Literal["", "note", "flag", "error"]
-Observation = float | str | tuple[float, ...]
-Fingerprint = Mapping[str, Observation]
-
-
-@dataclass(frozen=True)
-class Config:
-    """What one fingerprint is asked of."""
-
-    name: str
-    settings: Settings
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A config that could not be observed, and why."""
-
-    reason: str
-
-
 Observe = Callable[[Sequence[Config]], Sequence[Fingerprint | Failed]]
 
 
@@ -59,8 +29,9 @@ class Effect:
     """What a row was seen to do.
 
     baseline: it is its own start. takes_effect: something changed that its settings may change. also_changes: something else
-    changed too (flag). not_seen: nothing changed so far, but the setting is read, or declared to act late (note); also a row that
-    does not train at all (error). never_read: nothing changed, nor with other values (error).
+    changed too (flag). not_seen: nothing changed so far, but the setting is read, or declared to act late, or none that so little
+    training shows (note); also a row that does not train at all (error). never_read: nothing changed, nor with other values, or
+    the trainer itself sees that the setting did not do what it says (error).
     """
 
     run: str
@@ -71,8 +42,11 @@ class Effect:
     notes: tuple[str, ...] = ()
 
 
-SCATTER = 5.0
-"""A difference counts above this many times the baseline's own."""
+REPEATS, SCATTER = 5, 3.0
+"""The baseline is trained twice; where those differ, REPEATS times, and a difference counts above SCATTER times their range.
+
+Two trainings with normal noise are further apart than that in 1 case of 150; five times the gap of only two would be passed in
+1 of 8 (simulated)."""
 MOST_DIFFERENCES = 12
 LEVELS: Mapping[Verdict, Level] = {
     "baseline": "",
@@ -89,8 +63,9 @@ MAY_CHANGE: tuple[tuple[str, frozenset[str]], ...] = (
     (r"optim\..*", frozenset({"rates"})),
     (r"data\..*", frozenset({"data", "tokens", "cost"})),
     (r"eval\..*", frozenset({"evaluation"})),
+    (r"(.*\.)?lambda_\w+", frozenset({"cost"})),
     (r"(.*\.)?loss", frozenset({"tokens", "cost"})),
-    (r"(.*\.)?(samples|flops|steps|epochs)", frozenset({"budget", "data", "rates", "cost"})),
+    (r"(.*\.)?(samples|flops|steps|epochs)", frozenset({"budget", "data", "tokens", "rates", "cost"})),
     (r"(.*\.)?(batch|batch_samples|batch_size)", frozenset({"batch", "budget", "data", "tokens", "rates"})),
     (r"train\..*", frozenset()),
 )
@@ -107,9 +82,6 @@ A setting that no rule fits (another trainer's own words) may change anything.
 
 CUT_SHORT = frozenset({"budget", "cost", "rates"})
 """What differs, besides, when a run diverges and stops."""
-
-CLOCK = re.compile(r"(^|[/_])(s|ms|sec|seconds|time|wall|hours|memory|gib|overhead)($|[/_])|per_s|progress")
-"""Observations that clocks and other people's processes change."""
 
 
 def may_change(changes: Mapping[str, Value]) -> frozenset[str] | None:
@@ -132,12 +104,15 @@ class _Row:
     against: str
     start: Settings
     settings: Settings
+    stateful: frozenset[str] = frozenset()
+    """Settings that can change a result."""
     notes: tuple[str, ...] = ()
 
     @property
     def changes(self) -> dict[str, Value]:
-        """What is really different: a row may say what is so already."""
-        return {name: value for name, value in self.run.changes.items() if self.start.get(name) != value}
+        """What is really different, and can show: a row may say what is so already."""
+        changed = {name: value for name, value in self.run.changes.items() if self.start.get(name) != value}
+        return {name: value for name, value in changed.items() if name in self.stateful}
 
 
 def effects(
@@ -155,25 +130,27 @@ def effects(
         failed := judge.begin(baseline, [Config(row.against, row.start) for row in rows] + [_config(row) for row in rows]), Failed
     ):
         return failed
-    first = [_first_look(judge, row, late) for row in rows]
+    mute = {name: f"{name} is declared to act late" for name in late} | judge.unseen
+    first = [_first_look(judge, row, mute) for row in rows]
     judge.ask(
         [_other(row, name, value) for row in _unseen(rows, first) for name in row.changes for value in exaggerated(row, name)]
     )
     judge.ask([_without(row, name) for row in _several(rows, first) for name in row.changes])
     alone = [_alone(row, name) for row in _several(rows, first) for name in row.changes if _silent(judge, row, name)]
     judge.ask(alone)
-    second = [_second_look(judge, row, effect) for row, effect in zip(rows, first, strict=True)]
-    return tuple(_twins(judge, rows, second))
+    second = [_second_look(judge, row, effect, mute) for row, effect in zip(rows, first, strict=True)]
+    third = [_as_promised(judge, row, effect) for row, effect in zip(rows, second, strict=True)]
+    return tuple(_repeated(judge, study.baseline, effect) for effect in _twins(judge, rows, third))
 
 
 def _row(study: Study, run: Run, start: Settings | str) -> _Row:
     if run.name == study.baseline:
-        return _Row(run, study.baseline, study.settings, study.settings)
+        return _Row(run, study.baseline, study.settings, study.settings, study.stateful)
     if isinstance(start, str):
         note = f"{start}: looked at as if the baseline stayed"
-        return _Row(run, study.baseline, study.settings, {**study.settings, **run.changes}, (note,))
+        return _Row(run, study.baseline, study.settings, {**study.settings, **run.changes}, study.stateful, (note,))
     against = study.baseline if start == study.settings else f"start {', '.join(run.start.names)}"
-    return _Row(run, against, start, {**start, **run.changes})
+    return _Row(run, against, start, {**start, **run.changes}, study.stateful)
 
 
 def _config(row: _Row) -> Config:
@@ -210,7 +187,7 @@ def exaggerated(row: _Row, name: str) -> list[Value]:
         case bool():
             pass
         case int():
-            found = [max(value, 1) * 7, max(value // 7, 1)]
+            found = [max(value, 1) * 7, max(value // 7, 1), max(value // 50, 1)]
         case float():
             found = [value * 30, value / 30, *([1 - value] if 0 <= value <= 1 else [])]
         case dict() if len(value) > 1:
@@ -219,7 +196,7 @@ def exaggerated(row: _Row, name: str) -> list[Value]:
             found = [list(reversed(value))]
         case _:
             pass
-    return [other for other in found if other not in (value, start)]
+    return [other for at, other in enumerate(found) if other not in (value, start, *found[:at])]
 
 
 # ---------------------------------------------------------------- looking
@@ -233,20 +210,27 @@ class _Judge:
     seen: dict[str, Fingerprint | Failed] = field(default_factory=dict)
     """By settings."""
     base: Fingerprint = field(default_factory=dict)
-    again: Fingerprint = field(default_factory=dict)
+    repeats: list[Fingerprint] = field(default_factory=list)
+    """Of the baseline, itself first."""
 
     def begin(self, baseline: Config, configs: Sequence[Config]) -> Failed | None:
-        """Ask for the baseline twice, and for these."""
+        """Ask for the baseline twice, more often where those two differ, and for these."""
         asked = [config for config in _distinct(configs) if _key(config) != _key(baseline)]
-        base, again, *rest = self.observe([baseline, replace(baseline, name=f"{baseline.name} again"), *asked])
-        for found in (base, again):
+        again = replace(baseline, name=f"{baseline.name} again")
+        base, second, *rest = self.observe([baseline, again, *asked])
+        for found in (base, second):
             if isinstance(found, Failed):
-                return Failed(f"the baseline does not train: {found.reason}")
+                return replace(found, reason=f"the baseline does not train: {found.reason}")
         assert not isinstance(base, Failed)
-        assert not isinstance(again, Failed)
-        self.base, self.again = base, again
+        self._repeat(base, second)
+        if self.wavering:
+            self._repeat(*self.observe([again] * (REPEATS - 2)))
+        self.base = base
         self.seen = {_key(baseline): base, **{_key(config): found for config, found in zip(asked, rest, strict=True)}}
         return None
+
+    def _repeat(self, *found: Fingerprint | Failed) -> None:
+        self.repeats += [one for one in found if not isinstance(one, Failed)]
 
     def ask(self, configs: Sequence[Config]) -> None:
         asked = [config for config in _distinct(configs) if _key(config) not in self.seen]
@@ -257,17 +241,55 @@ class _Judge:
         return self.seen[_key(config)]
 
     def differing(self, one: Fingerprint, other: Fingerprint) -> list[str]:
-        """Names of observations that differ by more than the baseline's scatter."""
-        names = dict.fromkeys((*one, *other))
-        return [name for name in names if not CLOCK.search(name) and self._differs(name, one.get(name), other.get(name))]
+        """Names of observations that differ by more than the baseline's scatter; none, when it is only what is claimed."""
+        names = [name for name in dict.fromkeys((*one, *other)) if observed(name)]
+        found = [name for name in names if self._differs(name, one.get(name), other.get(name))]
+        return [] if all(CLAIMED.fullmatch(name) for name in found) else found
+
+    @property
+    def unseen(self) -> dict[str, str]:
+        """Settings that the trainer's fingerprints cannot show -> that, in words."""
+        names = [name.partition("/")[2] for name in self.base if group(name) == "unseen"]
+        return {name: f"{name} is one that the trainer's fingerprints do not show" for name in names}
+
+    @property
+    def wavering(self) -> dict[str, float]:
+        """What trainings of the baseline differ in -> by how much; infinite for what is no number."""
+        names = [name for name in dict.fromkeys(name for one in self.repeats for name in one) if observed(name)]
+        found = {name: self._range(name) for name in names}
+        return {name: most for name, most in found.items() if most}
+
+    def _range(self, name: str) -> float:
+        told = [one.get(name) for one in self.repeats]
+        if all(one == told[0] for one in told):
+            return 0.0
+        numbers = [_series(one) for one in told if one is not None and _numbers(one)]
+        if len(numbers) < len(told) or len({len(one) for one in numbers}) > 1:
+            return math.inf
+        return max(map(_spread, zip(*numbers, strict=True)))
+
+    def broken(self, config: Config) -> dict[str, str]:
+        """Setting -> what it did instead of what it says, as the trainer sees it."""
+        seen = self.of(config)
+        if isinstance(seen, Failed):
+            return {}
+        return {name.partition("/")[2]: str(said) for name, said in seen.items() if group(name) == "broken"}
 
     def _differs(self, name: str, one: Observation | None, other: Observation | None) -> bool:
-        first, second = self.base.get(name), self.again.get(name)
+        told = [repeat.get(name) for repeat in self.repeats]
         if one is None or other is None:
-            return (first is None) == (second is None)
+            return len({repeat is None for repeat in told}) == 1
         if not (_numbers(one) and _numbers(other)):
-            return str(one) != str(other) and first == second
-        return _apart(_series(one), _series(other), _series(first or ()), _series(second or ()))
+            return str(one) != str(other) and all(repeat == told[0] for repeat in told)
+        floor = self.scatter if group(name) in ALWAYS else 0.0
+        return _apart(_series(one), _series(other), [() if repeat is None else _series(repeat) for repeat in told], floor)
+
+    @cached_property
+    def scatter(self) -> float:
+        """The widest range of what the baseline's trainings learned, as a share of its values."""
+        names = [name for name, most in self.wavering.items() if math.isfinite(most) and group(name) in ALWAYS]
+        told = [[_series(one[name]) for one in self.repeats] for name in names]
+        return max((_scatter(repeats) / size for repeats in told if (size := sum(map(abs, repeats[0])))), default=0.0)
 
 
 def _key(config: Config) -> str:
@@ -286,21 +308,25 @@ def _series(observation: Observation) -> tuple[float, ...]:
     return observation if isinstance(observation, tuple) else (float(observation),)
 
 
-def _apart(one: Sequence[float], other: Sequence[float], base: Sequence[float], again: Sequence[float]) -> bool:
-    """Whether two series differ by more than the baseline's two do.
+def _apart(one: Sequence[float], other: Sequence[float], repeats: Sequence[Sequence[float]], floor: float) -> bool:
+    """Whether two series differ by more than SCATTER times the baseline's own range, on average over the series.
 
-    Where those are equal, any difference counts; after the first place where they are not, SCATTER times their own difference.
+    floor: the least that range can be, as a share of the values: a coarse metric, such as a share of hits, may be equal by luck.
     """
-    if len(base) != len(again):
+    if len({len(repeat) for repeat in repeats}) > 1:
         return False
     if len(one) != len(other):
         return True
-    scatter = [_gap(p, q) for p, q in zip(base, again, strict=True)]
-    exact = next((at for at, gap in enumerate(scatter) if gap), len(scatter) if base else len(one))
-    gaps = [_gap(p, q) for p, q in zip(one, other, strict=True)]
-    if any(gaps[:exact]) or exact >= len(scatter):
-        return any(gaps)
-    return median(gaps[exact:] or [0.0]) > SCATTER * median(scatter[exact:])
+    gaps = sum(_gap(p, q) for p, q in zip(one, other, strict=True))
+    return gaps > SCATTER * max(_scatter(repeats), floor * sum(map(abs, repeats[0])))
+
+
+def _scatter(repeats: Sequence[Sequence[float]]) -> float:
+    return sum(_spread(at) for at in zip(*repeats, strict=True))
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(_gap(p, q) for p in values for q in values)
 
 
 def _gap(one: float, other: float) -> float:
@@ -313,37 +339,34 @@ def _gap(one: float, other: float) -> float:
 # ---------------------------------------------------------------- verdicts
 
 
-def _first_look(judge: _Judge, row: _Row, late: Sequence[str]) -> Effect:
-    """By the row and its start alone; what shows nothing is `never_read` until other values were tried."""
-    if row.settings == row.start:
+def _first_look(judge: _Judge, row: _Row, mute: Mapping[str, str]) -> Effect:
+    """By the row and its start alone; what shows nothing is `never_read` until other values were tried.
+
+    mute: settings that so little training does not show -> why.
+    """
+    if not row.changes:
         return _equal_to_its_start(row)
     seen, start = judge.of(_config(row)), judge.of(Config(row.against, row.start))
-    failed = next(
-        (
-            f"{who} does not train: {one.reason}"
-            for who, one in ((row.run.name, seen), (row.against, start))
-            if isinstance(one, Failed)
-        ),
-        "",
-    )
-    if failed:
-        return Effect(row.run.name, "not_seen", "error", row.against, (failed,), row.notes)
+    for who, one in ((row.run.name, seen), (row.against, start)):
+        if isinstance(one, Failed):
+            said = f"{who} does not train: {one.reason}" if one.looked else f"{who} was not looked at: {one.reason}"
+            return Effect(row.run.name, "not_seen", "error" if one.looked else "flag", row.against, (said,), row.notes)
     assert not isinstance(seen, Failed)
     assert not isinstance(start, Failed)
     differing = judge.differing(start, seen)
-    if not differing and (acting := [name for name in row.changes if name in late]):
-        return _effect(row, "not_seen", [], (f"{', '.join(acting)} is declared to act late",))
+    if not differing and (acting := [name for name in row.changes if name in mute]):
+        return _effect(row, "not_seen", [], [mute[name] for name in acting])
     if not differing:
         return _effect(row, "never_read", [])
     diverged = seen.get("learning/outcome") == "diverged" != start.get("learning/outcome")
     allowed = may_change(row.changes)
     if allowed is not None and diverged:
         allowed |= CUT_SHORT
-    beyond = [name for name in differing if allowed is not None and name.partition("/")[0] not in allowed]
+    beyond = [name for name in differing if allowed is not None and group(name) not in allowed]
     told = [_told(name, start, seen) for name in (*beyond, *(name for name in differing if name not in beyond))]
     notes = ["it diverged already"] if diverged else []
     if beyond:
-        notes.append(f"nobody declared that it changes {', '.join(dict.fromkeys(name.partition('/')[0] for name in beyond))}")
+        notes.append(f"nobody declared that it changes {', '.join(dict.fromkeys(map(group, beyond)))}")
     return _effect(row, "also_changes" if beyond else "takes_effect", told, notes)
 
 
@@ -353,13 +376,13 @@ def _equal_to_its_start(row: _Row) -> Effect:
     return _effect(row, "baseline", [])
 
 
-def _second_look(judge: _Judge, row: _Row, effect: Effect) -> Effect:
+def _second_look(judge: _Judge, row: _Row, effect: Effect, mute: Mapping[str, str]) -> Effect:
     """With the other values tried, and each of several settings taken alone."""
     if effect.verdict == "never_read" and row.changes:
         return _tried(judge, row, effect)
     if len(row.changes) < 2 or effect.verdict not in ("takes_effect", "also_changes"):
         return effect
-    silent = [name for name in row.changes if _silent(judge, row, name)]
+    silent = [name for name in row.changes if name not in mute and _silent(judge, row, name)]
     dead = [name for name in silent if not _acts(judge, judge.of(_alone(row, name)), judge.of(Config(row.against, row.start)))]
     if dead:
         said = tuple(f"{name} = {as_toml(row.settings[name])}: nothing changes with or without it" for name in dead)
@@ -375,8 +398,12 @@ def _tried(judge: _Judge, row: _Row, effect: Effect) -> Effect:
     acting = [config for config in tried if _acts(judge, judge.of(config), start)]
     if acting:
         return _effect(row, "not_seen", [], (f"too small or too late to be seen; seen in {acting[0].name}",))
-    if tried and all(isinstance(judge.of(config), Failed) for config in tried):
-        return _effect(row, "not_seen", [], ("other values are refused, so somebody reads it",))
+    if refused := [config for config in tried if isinstance(found := judge.of(config), Failed) and found.looked]:
+        return _effect(row, "not_seen", [], (f"nothing changed, but {refused[0].name} does not train: somebody reads it",))
+    if any(isinstance(judge.of(config), Failed) for config in tried):
+        return _effect(row, "not_seen", [], ("nothing changed, and there was no time to try other values",))
+    if not tried and judge.wavering:
+        return _effect(row, "not_seen", [], ("nothing beyond what trainings of the baseline differ in",))
     also = f", nor with {', '.join(config.name.partition(' with ')[2] for config in tried)}" if tried else ""
     return replace(effect, differences=(f"nothing changed{also}",))
 
@@ -389,6 +416,43 @@ def _silent(judge: _Judge, row: _Row, name: str) -> bool:
 
 def _acts(judge: _Judge, one: Fingerprint | Failed, other: Fingerprint | Failed) -> bool:
     return not isinstance(one, Failed) and not isinstance(other, Failed) and bool(judge.differing(other, one))
+
+
+def _as_promised(judge: _Judge, row: _Row, effect: Effect) -> Effect:
+    """What the trainer itself saw a setting not do: of a row what is its own, of a baseline all."""
+    found = judge.broken(_config(row))
+    if effect.verdict != "baseline":
+        start = judge.broken(Config(row.against, row.start))
+        found = {name: said for name, said in found.items() if name in row.changes or name not in start}
+    if not found:
+        return effect
+    said = tuple(f"{_said(row, name)}: {what}" for name, what in found.items())
+    effect = replace(effect, level="error", differences=(*said, *effect.differences))
+    if effect.verdict == "baseline":
+        return effect
+    if found.keys() & row.changes.keys():
+        return replace(effect, verdict="never_read")
+    return replace(effect, verdict="also_changes", level="flag")
+
+
+def _said(row: _Row, name: str) -> str:
+    return f"{name} = {as_toml(row.settings[name])}" if name in row.settings else name
+
+
+def _repeated(judge: _Judge, baseline: str, effect: Effect) -> Effect:
+    """The study's baseline with what its trainings differ in: numbers scatter (a note), anything else should not (a flag)."""
+    wavering = judge.wavering
+    if effect.run != baseline or not wavering:
+        return effect
+    numbers = {name: gap for name, gap in wavering.items() if math.isfinite(gap) and group(name) in ALWAYS | {"rates", "facts"}}
+    told = [f"{name} by up to {gap:.3g}" for name, gap in sorted(numbers.items(), key=lambda pair: -pair[1])[:3]]
+    notes = [f"trainings of it with one seed differ in {', '.join(told)}; less than {SCATTER:g} times that is not seen"]
+    notes = notes if told else []
+    level: Level = "note"
+    if other := [name for name in wavering if name not in numbers]:
+        notes.append(f"trainings of it with one seed differ in {', '.join(other)}: runs with one seed do not share that")
+        level = "flag"
+    return replace(effect, level=effect.level or level, notes=(*effect.notes, *notes))
 
 
 def _twins(judge: _Judge, rows: Sequence[_Row], looks: Sequence[Effect]) -> Iterator[Effect]:
@@ -441,86 +505,3 @@ def _short(observation: Observation) -> str:
             return observation[:24]
         case _:
             return f"{observation:.6g}"
-
-
-# ---------------------------------------------------------------- what was seen
-
-
-FACTS = {
-    "manifest_hash": "data/manifest",
-    "first_batches_hash": "data/first_batches",
-    "initial_weights_hash": "weights/initial",
-    "eval_hash": "evaluation/samples",
-    "samples_planned": "budget/samples_planned",
-    "steps_planned": "budget/steps_planned",
-    "samples": "budget/samples",
-    "flops": "cost/flops",
-    "flops_per_sample": "cost/flops_per_sample",
-    "flops_by_part": "cost/flops_by_part",
-    "flops_of_measuring_coarse": "cost/flops_of_measuring_coarse",
-    "tokens_per_frame": "cost/tokens_per_frame",
-    "parameters": "model/parameters",
-}
-"""Facts of the folder contract -> the observations they are; any other is facts/NAME."""
-UNTOLD = frozenset({"versions", "device", "world_size", "uninformed"})
-"""Facts about the machine, and what follows from the data in ways nobody declares."""
-
-
-def of_short_run(points: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], result: Mapping[str, Any]) -> Fingerprint:
-    """The fingerprint of an attempt: lines of metrics.jsonl, facts.json ({} if none), result.json."""
-    series: dict[str, list[float]] = {}
-    for point in points:
-        for name, value in point["metrics"].items():
-            series.setdefault(name, []).append(float(value))
-    counted = series.pop("samples", [])
-    found: dict[str, Observation] = {f"{_group_of_metric(name)}/{name}": tuple(values) for name, values in series.items()}
-    if points:
-        found["budget/steps"] = float(points[-1]["step"])
-    if counted:
-        found["batch/samples"] = counted[0]
-    for name, value in {**facts, **result.get("facts", {})}.items():
-        if name not in UNTOLD:
-            found |= _flat(FACTS.get(name, f"facts/{name}"), value)
-    return found | {"learning/outcome": str(result.get("outcome", ""))}
-
-
-def of_document(document: Mapping[str, Any]) -> Fingerprint:
-    """The fingerprint that a trainer's own `fingerprint` module says: see the top of this file."""
-    groups = {
-        "parameters": "model/parameters",
-        "shapes": "model/shapes",
-        "lr": "rates",
-        "losses": "learning/losses",
-        "grad_norm": "learning/grad_norm",
-    }
-    found: dict[str, Observation] = {}
-    for name, value in document.items():
-        if name == "batch":
-            for key, one in value.items():
-                found |= _flat(f"{_group_in_batch(key)}/{key}", one)
-        else:
-            found |= _flat(groups.get(name, f"facts/{name}"), value)
-    return found
-
-
-def _group_of_metric(name: str) -> str:
-    return "rates" if name == "lr" or name.startswith("lr/") else "learning"
-
-
-def _group_in_batch(key: str) -> str:
-    return "batch" if key == "samples" else "tokens" if "token" in key else "data"
-
-
-def _flat(name: str, value: Any) -> dict[str, Observation]:
-    """Numbers, texts and series below one name."""
-    match value:
-        case Mapping():
-            return {key: one for below, item in value.items() for key, one in _flat(f"{name}/{below}", item).items()}
-        case list() if all(isinstance(item, int | float) for item in value):
-            return {name: tuple(float(item) for item in value)}
-        case bool() | None:
-            return {name: str(value)}
-        case int() | float():
-            return {name: float(value)}
-        case _:
-            return {name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)}

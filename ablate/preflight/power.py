@@ -9,20 +9,22 @@ se = sd · √(1/n_a + 1/n_b). A verdict's power is computed exactly under the n
 
 With δ = 0 the first is the noncentral t distribution, to which it is tested (statsmodels' TTestIndPower, simulation). Assumed:
 runs are not paired, none diverges, each has the same spread. Levels are the strictest Holm may ask for: a tree's share of
-`wrong_adoptions` divided by the number of its pairs; learn lines are at 0.05.
+`wrong_adoptions` divided by the number of its pairs; learn lines are at 0.05. With declared looks each is judged at what it may
+spend (looks.py); a look's power is told by itself, as if those before it had shown nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from scipy import special
 
 from ablate.conditions import ITS_START, Compared, Condition, Verdict, Within, atoms
+from ablate.looks import level_at
 from ablate.study import REFERENCE, Study, Sweep, likeness, most_alike
 
 EQUIVALENCE_LEVEL = 0.05
@@ -49,6 +51,8 @@ class Design:
     margin: float
     level: float
     """Two-sided, of `better` and `worse`."""
+    equivalence: float = EQUIVALENCE_LEVEL
+    """One-sided, of `no worse`, and of each side of `same`."""
 
     @property
     def se(self) -> float:
@@ -67,8 +71,20 @@ class Price:
 
 
 @dataclass(frozen=True)
+class Glance:
+    """What one declared look can show by itself; as in Sight."""
+
+    n_a: int
+    n_b: int
+    df: float
+    level: float
+    visible: float
+    power: float
+
+
+@dataclass(frozen=True)
 class Sight:
-    """What one comparison of a line can show."""
+    """What one comparison of a line can show with all its seeds: at the last look, where several are declared."""
 
     a: str
     b: str
@@ -91,6 +107,12 @@ class Sight:
     """`power` is at least 0.8."""
     price: Price | None
     """Of making it answerable, when it is not."""
+    expected: float | None = None
+    """a − b, as the rows' authors expect it; None where they do not say."""
+    chance: float | None = None
+    """That the verdict is shown if they are right; None where they expect that it is false."""
+    looks: tuple[Glance, ...] = ()
+    """The declared looks, first to last; () where there is one only."""
 
 
 @dataclass(frozen=True)
@@ -152,11 +174,23 @@ class _Books:
     def pair(self, atom: Compared) -> frozenset[str]:
         return frozenset((self.name(atom.a), self.other(atom), f"on {atom.metric}"))
 
-    def df(self, *runs: str) -> float:
-        """Degrees of freedom of the noise pooled over runs like these, once all jobs have ended; infinite without any."""
+    def df(self, *runs: str, most: int = MOST_SEEDS) -> float:
+        """Degrees of freedom of the noise pooled over runs like these, once all jobs have ended; infinite without any.
+
+        most: seeds per run that are looked at.
+        """
         known = [row for run in runs if (row := run.removesuffix("'s start").removesuffix(REFERENCE)) in self.study.runs]
         like = most_alike(self.study, known)
-        return sum(len(self.study.seeds[run]) - 1 for run in self.study.runs if likeness(self.study, run) == like) or math.inf
+        seeds = [len(self.study.seeds[run]) for run in self.study.runs if likeness(self.study, run) == like]
+        return sum(min(of_run, most) - 1 for of_run in seeds) or math.inf
+
+    def design(self, sd: float, a: str, b: str, n: tuple[int, int], margin: float, level: float, look: int) -> Design:
+        """The comparison at a look (1, 2, ...), when all looks together may spend `level`; n: seeds of a and b."""
+        looks, spending = self.study.looks, self.study.spending
+        most = looks[look - 1] if looks else MOST_SEEDS
+        equivalence = level_at(2 * EQUIVALENCE_LEVEL, look, looks, spending) / 2
+        at = level_at(level, look, looks, spending)
+        return Design(sd, self.df(a, b, most=most), min(n[0], most), min(n[1], most), margin, at, equivalence)
 
     def sights(self, condition: Condition, level: float) -> tuple[Sight, ...]:
         """One per comparison that a condition asks for."""
@@ -175,12 +209,46 @@ class _Books:
         if sd is None:
             nan = math.nan
             return Sight(a, b, metric.name, verdict, n_a, n_b, nan, self.df(a, b), level, margin, nan, 0.0, False, None)
-        design = Design(sd, self.df(a, b), n_a, n_b, margin, level)
+        *before, design = [
+            self.design(sd, a, b, (n_a, n_b), margin, level, look) for look in range(1, max(len(self.study.looks), 1) + 1)
+        ]
         power = resolving_power(design, verdict)
         answerable = power >= POWER
         price = None if answerable else self.price(design, verdict, a, b)
         seen = visible(design, verdict)
-        return Sight(a, b, metric.name, verdict, n_a, n_b, sd, design.df, level, margin, seen, power, answerable, price)
+        expected = self.expected(atom)
+        sign = 1 if metric.better == "higher" else -1
+        hoped = expected is not None and _is_true(verdict, sign * expected, margin)
+        chance = power_of(design, verdict, sign * expected) if expected is not None and hoped else None
+        return Sight(
+            a,
+            b,
+            metric.name,
+            verdict,
+            n_a,
+            n_b,
+            sd,
+            design.df,
+            design.level,
+            margin,
+            seen,
+            power,
+            answerable,
+            price,
+            expected,
+            chance,
+            tuple(glance(each, verdict) for each in (*before, design)) if before else (),
+        )
+
+    def expected(self, atom: Compared | Within) -> float | None:
+        """a − b, where the author of either row says what it shifts and the other's start is the same."""
+        if isinstance(atom, Within):
+            return None
+        rows = [self.study.runs.get(self.name(run)) for run in (atom.a, atom.b)]
+        said = [row.expected(atom.metric) if row else None for row in rows]
+        if said == [None, None]:
+            return None
+        return (said[0] or 0.0) - (said[1] or 0.0)
 
     def price(self, design: Design, verdict: Verdict, a: str, b: str) -> Price:
         """Seeds per run, both runs alike, that give the verdict its power; and what the jobs to add cost."""
@@ -200,6 +268,11 @@ def unanswered(lines: Sequence[LineSight]) -> list[LineSight]:
 # ---------------------------------------------------------------- one comparison
 
 
+def glance(design: Design, verdict: Verdict) -> Glance:
+    seen, power = visible(design, verdict), resolving_power(design, verdict)
+    return Glance(design.n_a, design.n_b, design.df, design.level, seen, power)
+
+
 def power_of(design: Design, verdict: Verdict, gain: float) -> float:
     """Chance that `verdict` is shown when a is truly better by `gain` (in the metric's good direction)."""
     match verdict:
@@ -208,12 +281,25 @@ def power_of(design: Design, verdict: Verdict, gain: float) -> float:
         case "worse":
             return power_of(design, "better", -gain)
         case "no worse":
-            return _chance(design, EQUIVALENCE_LEVEL, gain, lambda half: half - design.margin, None)
+            return _chance(design, design.equivalence, gain, lambda half: half - design.margin, None)
         case "same":
             inside = _chance(
-                design, EQUIVALENCE_LEVEL, gain, lambda half: half - design.margin, lambda half: design.margin - half
+                design, design.equivalence, gain, lambda half: half - design.margin, lambda half: design.margin - half
             )
             return max(inside, 0.0)
+
+
+def _is_true(verdict: Verdict, gain: float, margin: float) -> bool:
+    """Whether a verdict would be true of a true gain."""
+    match verdict:
+        case "better":
+            return gain > 0
+        case "worse":
+            return gain < 0
+        case "no worse":
+            return gain > -margin
+        case "same":
+            return abs(gain) < margin
 
 
 def resolving_power(design: Design, verdict: Verdict) -> float:
@@ -252,14 +338,14 @@ def seeds_for(design: Design, verdict: Verdict) -> int | None:
 
 
 def _with(design: Design, margin: float) -> Design:
-    return Design(design.sd, design.df, design.n_a, design.n_b, margin, design.level)
+    return replace(design, margin=margin)
 
 
 def _with_seeds(design: Design, seeds: int) -> Design:
     runs = [design.n_a, *([design.n_b] if design.n_b else [])]
     known = 0.0 if math.isinf(design.df) else design.df
     df = known + sum(seeds - max(n, 1) for n in runs)
-    return Design(design.sd, df or math.inf, seeds, seeds if design.n_b else 0, design.margin, design.level)
+    return replace(design, df=df or math.inf, n_a=seeds, n_b=seeds if design.n_b else 0)
 
 
 def _smallest(power: Callable[[float], float], design: Design) -> float:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ablate import drawing
 from ablate.answers import Answer
+from ablate.preflight.power import POWER
 
 STYLES = {"error": "bold red", "flag": "yellow", "note": "dim", "": ""}
 MOST_LEFT = 3
@@ -109,14 +110,40 @@ def _power(console: Console, answer: Answer) -> None:
             table.add_row(
                 drawing.short(f"{sight['a']} {sight['verdict']} {sight['b']}", 26),
                 drawing.short(sight["metric"], 16),
-                f"{sight['n_a']}/{sight['n_b']}" if sight["n_b"] else str(sight["n_a"]),
+                " → ".join(f"{at['n_a']}/{at['n_b']}" if at["n_b"] else str(at["n_a"]) for at in sight["looks"] or [sight]),
                 f"{sight['margin']:g}",
-                "?" if sight["visible"] is None else f"{sight['visible']:.3g}",
-                f"{sight['power']:.0%}",
+                " → ".join("?" if at["visible"] is None else f"{at['visible']:.3g}" for at in sight["looks"] or [sight]),
+                " → ".join(f"{at['power']:.0%}" for at in sight["looks"] or [sight]),
                 Text(_price(sight), style=STYLES["flag"]),
             )
     console.print(drawing.indented(table, 2))
     console.print(drawing.indented(Text(_legend(answer), style="dim"), 2))
+    for sight in (sight for line in lines for sight in line["sights"] if sight["chance"] is not None):
+        console.print(drawing.indented(_marked("" if sight["chance"] >= POWER else "flag", _expected(sight)), 2))
+    for line in blind:
+        console.print(drawing.indented(_marked(line["level"], _unanswered(line)), 2))
+
+
+def _unanswered(line: Answer) -> str:
+    """A question that this budget cannot answer, and what would."""
+    prices = [sight["price"] for sight in line["sights"] if not sight["answerable"]]
+    if any(price is None for price in prices):
+        known = "nothing is known of the noise: declare it, or give two runs seeds"
+    elif any(price["seeds"] is None for price in prices):
+        known = "no number of seeds in reach answers it: a margin this small is lost in the noise"
+    else:
+        dearest = max(prices, key=lambda price: price["gpu_hours"])
+        known = (
+            f"{dearest['seeds']} seeds per run would: {drawing.count(dearest['jobs'], 'job')} more, "
+            f"{drawing.number(dearest['gpu_hours'])} GPU-hours, ${dearest['usd']:.2f}"
+        )
+    return f"this budget does not answer “{line['text']}” ({line['sweep']}); {known}"
+
+
+def _expected(sight: Answer) -> str:
+    """What the rows' authors expect, and the chance to show the verdict if they are right."""
+    of = f"{sight['a']} − {sight['b']} on {sight['metric']} is expected to be {sight['expected']:+.3g}"
+    return f"{of}: “{sight['verdict']}” would be shown with probability {sight['chance']:.0%}"
 
 
 def _price(sight: Answer) -> str:
@@ -133,8 +160,13 @@ def _legend(answer: Answer) -> str:
     return (
         "sees: better, worse: the smallest true difference shown 4 times of 5; no worse, same: the smallest margin within which "
         "equal runs are shown equal. chance: of telling one margin from 0; of showing equal runs equal. "
+        f"{'a → b: at the first look, at the next, each by itself. ' if _looks(answer) else ''}"
         f"Noise between seeds: {', '.join(sds) or 'unknown'}"
     )
+
+
+def _looks(answer: Answer) -> bool:
+    return any(sight["looks"] for line in answer["power"] for sight in line["sights"])
 
 
 def _resources(console: Console, answer: Answer) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from ablate.folders import CONFIG, FACTS, METRICS, RESULT, write_json
 from ablate.gang import Gang, Stop, run_gang
-from ablate.preflight.effects import Config, Failed, Fingerprint, of_document, of_short_run
+from ablate.preflight.fingerprints import Config, Failed, Fingerprint, of_document, of_short_run
 from ablate.provenance import import_places, rank_environment, trainer_command
 from ablate.study import Settings, Study, Value, nested, references
 
@@ -63,14 +63,14 @@ class ShortRuns:
     def _observed(self, config: Config, folder: Path, stop: Stop) -> Fingerprint | Failed:
         """Train one config in `folder` and read what it left."""
         if stop.asked:
-            return Failed("there was no time left for it")
+            return Failed("there was no time left for it", looked=False)
         folder.mkdir()
         write_json(folder / CONFIG, self._job(config))
         command = trainer_command(self.study, folder)
         end = run_gang(Gang(folder, command, env=rank_environment(self.study), cwd=str(self.study.path.parent)), stop)
         if not (folder / RESULT).exists():
             last = end.log_tail.strip().splitlines()[-1:] or [f"exit code {', '.join(map(str, end.exit_codes))}"]
-            return Failed("it had not ended in time" if stop.asked else last[0])
+            return Failed("it had not ended in time", looked=False) if stop.asked else Failed(last[0])
         try:
             facts = _json(folder / FACTS) if (folder / FACTS).exists() else {}
             return of_short_run(_points(folder / METRICS), facts, _json(folder / RESULT))
@@ -102,7 +102,7 @@ class ShortRuns:
 
 @dataclass(frozen=True)
 class OwnFingerprints:
-    """An `effects.Observe` that asks the trainer's own module, which sees more than metrics: protocol in effects.py."""
+    """An `effects.Observe` that asks the trainer's own module, which sees more than metrics: protocol in fingerprints.py."""
 
     study: Study
     module: str
@@ -132,17 +132,36 @@ class OwnFingerprints:
                 timeout=left,
                 check=False,
             )
-        except subprocess.TimeoutExpired:
-            return [Failed(f"{self.module} had not answered in time")] * len(configs)
+        except subprocess.TimeoutExpired as late:  # what was answered by then is known
+            told = _answers((late.stdout or b"").decode(errors="replace"))
+            return [
+                *map(_seen, told),
+                *[Failed(f"{self.module} had not answered in time", looked=False)] * (len(configs) - len(told)),
+            ]
         lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
         if ended.returncode or len(lines) != len(configs):
             last = ended.stderr.strip().splitlines()[-1:] or [f"{len(lines)} answers to {len(configs)} configs"]
             return [Failed(f"{self.module}: {last[0]}")] * len(configs)
         try:
-            documents = [json.loads(line) for line in lines]
+            return [_seen(json.loads(line)) for line in lines]
         except ValueError as error:
             return [Failed(f"{self.module}: an answer is no JSON: {error}")] * len(configs)
-        return [Failed(str(one["error"])) if "error" in one else of_document(one) for one in documents]
+
+
+def _answers(text: str) -> list[dict[str, Any]]:
+    """Whole answers, up to one that was broken off."""
+    found = []
+    for line in text.splitlines():
+        if line.startswith("{"):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+    return found
+
+
+def _seen(answer: Mapping[str, Any]) -> Fingerprint | Failed:
+    return Failed(str(answer["error"])) if "error" in answer else of_document(answer)
 
 
 def observer(study: Study, cache: Path) -> ShortRuns | OwnFingerprints | str:

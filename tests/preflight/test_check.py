@@ -202,3 +202,30 @@ def test_neither_torch_nor_ray_is_imported(planted: Path) -> None:
     words = [sys.executable, "-c", code, str(planted)]
     ended = subprocess.run(words, env=repository_environment(), capture_output=True, text=True, timeout=60, check=True)
     assert re.search(r"\[\]\Z", ended.stdout.strip())
+
+
+def test_a_trainer_that_is_not_there_is_an_error(
+    planted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = planted.read_text()
+    head, _, rest = text.partition("trainer          = ")
+    planted.write_text(head + 'trainer = "no.such_trainer"\n' + rest.partition("\n")[2])
+    code, out, _ = typed(monkeypatch, capsys, "--study", str(planted), "--only", "effects", "--json")
+    (row,) = document(out)["effects"]
+    assert (code, row["run"], row["verdict"], row["level"]) == (1, "F3", "not_seen", "error")
+    assert row["notes"][0].startswith("the trainer 'no.such_trainer' cannot be found: it is not in ")
+
+
+def test_declared_looks_and_what_this_budget_does_not_answer_are_on_the_screen(
+    planted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = planted.read_text().replace("every = [42]", "every = [42, 43, 44, 45]\n\n[evidence]\nlooks = [2, 4]")
+    planted.write_text(text)
+    code, out, _ = typed(monkeypatch, capsys, "--study", str(planted), "--only", "power")
+    said = " ".join(out.split())
+    assert code == 0
+    assert re.search(r"F1 better F3 val_loss 2/2 → 4/4 0\.05 [\d.]+ → [\d.]+ \d+% → \d+% ", said), said
+    assert "a → b: at the first look, at the next, each by itself" in said
+    assert re.search(
+        r"flag this budget does not answer “F1 better than F3” \(sweep1\); \d+ seeds per run would: \d+ jobs more, ", said
+    )

@@ -8,11 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from ablate.plan import start_settings
-from ablate.preflight.effects import Config, Effect, Failed, Fingerprint, effects, may_change, of_document, of_short_run
+from ablate.preflight.effects import Effect, effects, may_change
+from ablate.preflight.fingerprints import Config, Failed, Fingerprint, of_document, of_short_run
 from ablate.preflight.short_runs import OwnFingerprints, ShortRuns, module_exists, observer, shortened
 from ablate.runs_toml import read_study
 from ablate.study import Run, Study, UserError
@@ -186,8 +188,22 @@ def test_a_short_run_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     slow = {**study.settings, "faults.seconds": 60.0}
     began = time.monotonic()
     found = ShortRuns(study, tmp_path, deadline=began + 2.0, at_once=1)([Config("F3", slow), Config("W", slow)])
-    assert found == [Failed("it had not ended in time"), Failed("there was no time left for it")]
+    late = [Failed("it had not ended in time", looked=False), Failed("there was no time left for it", looked=False)]
+    assert found == late
     assert time.monotonic() - began < 10
+
+
+def test_a_trainer_that_never_repeats_itself_is_told_and_what_it_cannot_show_is_no_error(tmp_path: Path) -> None:
+    """Its baseline trains twice with one seed, and differs; an effect beyond that is seen, silence proves nothing."""
+    planted = ("    units: int\n", "    units: int\n    ema: bool\n")
+    noisy = ("import random\n", "import random\nimport secrets\n")
+    rate = ("rate=0.5 * (1", "rate=(1 + secrets.randbelow(1000) / 1e5) * 0.5 * (1")
+    rows = "E = { model.ema = true }\nfast = { optim.lr = 0.05 }\nbatch = { train.batch = 40 }"
+    found = looked_at(quick(tmp_path, rows, planted, noisy, rate, settings="model.ema = false\n"), tmp_path)
+    assert (found["F3"].verdict, found["F3"].level) == ("baseline", "note")
+    assert found["F3"].notes[0].startswith("trainings of it with one seed differ in learning/")
+    assert (found["E"].verdict, found["E"].level) == ("not_seen", "note")
+    assert (found["fast"].verdict, found["batch"].verdict) == ("takes_effect", "takes_effect")
 
 
 def test_files_that_break_the_folder_contract_are_told(tmp_path: Path) -> None:
@@ -254,9 +270,38 @@ def seen(*prints: Fingerprint | Failed) -> Sequence[Effect]:
 def test_the_scatter_of_the_baseline_is_not_taken_for_an_effect() -> None:
     base = {"learning/loss": (1.0, 0.9, 0.8, 0.7)}
     again = {"learning/loss": (1.0, 0.91, 0.79, 0.71)}
-    assert seen(base, again, {"learning/loss": (1.0, 0.905, 0.81, 0.69)})[1].verdict == "never_read"
+    inside = seen(base, again, {"learning/loss": (1.0, 0.905, 0.81, 0.69)})[1]
+    assert (inside.verdict, inside.level) == ("not_seen", "note"), "what scatters may hide an effect: no error"
+    assert inside.notes == ("nothing beyond what trainings of the baseline differ in",)
     assert seen(base, again, {"learning/loss": (1.0, 0.6, 0.5, 0.4)})[1].verdict == "takes_effect"
-    assert seen(base, again, {"learning/loss": (1.0001, 0.9, 0.8, 0.7)})[1].verdict == "takes_effect", "where it is exact"
+    assert seen(base, again, {"learning/loss": (1.0, 0.91, 0.78, 0.7)})[1].verdict == "not_seen"
+
+
+def test_what_two_trainings_of_the_baseline_differ_in_is_told() -> None:
+    base = {"learning/loss": (1.0, 0.9), "learning/val_loss": (2.0,)}
+    assert seen(base, base, {"learning/loss": (1.0, 0.6)})[0] == Effect("F3", "baseline", "", "F3", ())
+    scattered = seen(base, {"learning/loss": (1.0, 0.87), "learning/val_loss": (2.5,)}, base)[0]
+    assert (scattered.verdict, scattered.level) == ("baseline", "note")
+    assert scattered.notes == (
+        "trainings of it with one seed differ in learning/val_loss by up to 0.5, learning/loss by up to 0.03; "
+        "less than 3 times that is not seen",
+    )
+    reordered = seen({**base, "data/first_batches": "a"}, {**base, "data/first_batches": "b"}, base)[0]
+    assert (reordered.level, reordered.notes) == (
+        "flag",
+        ("trainings of it with one seed differ in data/first_batches: runs with one seed do not share that",),
+    )
+
+
+def test_noise_alone_is_rarely_taken_for_an_effect() -> None:
+    """Normal noise in one number: the rule says 1 case of 330 (a row against the baseline itself), of 600 at most 9."""
+    draw, taken = Random(5), 0
+    study = studies.study(runs={"F3": Run("F3"), "F2": Run("F2", {"model.freeze_llm": True})})
+    for _ in range(600):
+        found = effects(study, {}, lambda configs: [{"learning/loss": (draw.gauss(1.0, 0.1),)} for _ in configs])
+        assert not isinstance(found, Failed)
+        taken += found[1].verdict == "takes_effect"
+    assert taken <= 9
 
 
 def test_what_clocks_say_is_no_effect() -> None:
@@ -267,7 +312,7 @@ def test_what_clocks_say_is_no_effect() -> None:
 
 def test_what_the_baseline_does_not_repeat_is_no_effect() -> None:
     base, again = {"data/order": "a", "learning/loss": (1.0,)}, {"data/order": "b", "learning/loss": (1.0,)}
-    assert seen(base, again, {"data/order": "c", "learning/loss": (1.0,)})[1].verdict == "never_read"
+    assert seen(base, again, {"data/order": "c", "learning/loss": (1.0,)})[1].verdict == "not_seen"
     assert seen(base, base, {"data/order": "c", "learning/loss": (1.0,)})[1].verdict == "also_changes"
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
 from ablate.compare import Pool, Scores, compare
 from ablate.conditions import Verdict, parse
+from ablate.looks import level_at
 from ablate.preflight.power import POWER, Design, LineSight, lines_of, power_of, resolving_power, seeds_for, unanswered, visible
-from ablate.study import Learn, Metric, Study
+from ablate.study import Learn, Metric, Study, likeness
 from tests import studies
 
 DESIGN = Design(sd=0.05, df=6, n_a=3, n_b=2, margin=0.08, level=0.0125)
@@ -157,3 +159,35 @@ def test_without_any_noise_nothing_can_be_said() -> None:
     (sight,) = lines("F1 better than F3 on image_vqa")[0].sights
     assert math.isnan(sight.visible)
     assert (sight.answerable, sight.price) == (False, None)
+
+
+@pytest.mark.parametrize("spending", ["obrien-fleming", "pocock"])
+@pytest.mark.parametrize("verdict", ["better", "no worse"])
+def test_each_declared_look_is_told_at_what_it_may_spend(spending: str, verdict: Verdict) -> None:
+    """Against simulated looks: seeds of the first, then of all, judged by the definitions at levels that add up to the whole."""
+    seeds = dict.fromkeys(studies.study().runs, (42, 43, 44, 45, 46))
+    (sight,) = lines(f"F1 {verdict} than F3", seeds=seeds, looks=(3, 5), spending=spending)[0].sights
+    first, last = sight.looks
+    runs = sum(likeness(studies.study(), run) == likeness(studies.study(), "F3") for run in seeds)
+    assert [(at.n_a, at.n_b, at.df) for at in (first, last)] == [(3, 3, 2 * runs), (5, 5, 4 * runs)]
+    assert first.level + last.level == pytest.approx(0.05)
+    assert (sight.n_a, sight.level, sight.visible, sight.power) == (5, last.level, last.visible, last.power)
+    assert first.visible > last.visible
+    random, sd, studied = np.random.default_rng(0), NOISE["val_loss"], 4000
+    assert sd is not None
+    for at in (first, last):
+        gain = at.visible if verdict == "better" else 0.0
+        values = random.normal(0.0, sd, (studied, runs, at.n_a))
+        difference = gain + values[:, 0].mean(1) - values[:, 1].mean(1)
+        error = np.sqrt(values.var(axis=2, ddof=1).mean(1) * 2 / at.n_a)
+        if verdict == "better":
+            shown = (difference > stats.t.ppf(1 - at.level / 2, at.df) * error) & (difference >= sight.margin)
+        else:
+            one_sided = level_at(0.1, 1 + (at is last), (3, 5), spending) / 2
+            shown = difference - stats.t.ppf(1 - one_sided, at.df) * error > -at.visible
+        assert shown.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_single_look_is_all_there_is() -> None:
+    (sight,) = lines("F1 better than F3")[0].sights
+    assert sight.looks == ()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainer.conftest import NewJob, one_of, small_batch, small_model
+from tests.trainer.conftest import NewJob
 from trainer.data.open import open_data
-from trainer.evaluate import Evaluator, greedy, normalised, uninformed
+from trainer.evaluate import Evaluator, normalised, uninformed
 from trainer.model.load import build_model
-from trainer.model.packing import pack
 from trainer.ranks import Ranks
 
 CPU = torch.device("cpu")
@@ -37,30 +35,6 @@ def test_uninformed_leaves_out_what_nobody_knows() -> None:
     assert uninformed({"val_loss/video": math.nan}, {}, {"video": 3, "image": 0, "text": 0}) == {}
 
 
-@pytest.mark.parametrize("settings", [{}, {"deep_query": False}, {"encoder": "multi_token", "tokens_per_frame": 4}])
-def test_greedy_answers_with_a_cache_are_those_without(settings: dict[str, Any]) -> None:
-    model, batch = small_model(**settings), small_batch([2, 1, 0], [3, 1, 5])
-    prompts = [batch.ids[i][batch.is_text[i]].tolist() for i in range(3)]
-    answers = greedy(model, batch, prompts, most=4, eos=-1, device=CPU)
-    for i, answer in enumerate(answers):
-        told = list(prompts[i])
-        for expected in answer:
-            alone = one_of(batch, i)
-            packed = pack(alone, model.connector.tokens_per_frame, CPU)
-            visual = model.connector.see(model.dino, model.llm, packed, "coarse_fine").final.tokens
-            words = model.llm.model.embed_tokens(torch.tensor(told))
-            hidden = model.llm.model(inputs_embeds=torch.cat([visual, words])[None]).last_hidden_state[0, -1]
-            told.append(int(model.llm.lm_head(hidden).argmax()))
-            assert told[-1] == expected
-
-
-def test_an_answer_ends_before_the_end_token() -> None:
-    model, batch = small_model(), small_batch([2], [3])
-    prompt = [batch.ids[0].tolist()]
-    free = greedy(model, batch, prompt, most=5, eos=-1, device=CPU)[0]
-    assert greedy(model, batch, prompt, most=5, eos=free[2], device=CPU)[0] == free[: free.index(free[2])]
-
-
 def test_an_evaluation_tells_all_it_measured_and_nothing_else(new_job: NewJob) -> None:
     job = new_job("F3")
     data = open_data(job.config, job.seed, job.cache)
@@ -71,7 +45,7 @@ def test_an_evaluation_tells_all_it_measured_and_nothing_else(new_job: NewJob) -
         *("attention_entropy", "target_hit", "image_vqa"),
     }
     table = pq.read_table(job.folder / "eval" / "00000007.parquet")
-    assert table.column_names == ["row", "kind", "loss", "tokens"]
+    assert table.column_names == ["row", "kind", "clip", "image", "loss", "tokens"]
     assert sum(table["loss"].to_pylist()) / len(table) == pytest.approx(metrics["val_loss"])
     videos = [loss for loss, kind in zip(table["loss"].to_pylist(), table["kind"].to_pylist(), strict=True) if kind == "video"]
     assert sum(videos) / len(videos) == pytest.approx(metrics["val_loss/video"])
@@ -98,6 +72,45 @@ def test_what_a_variant_has_not_is_absent(new_job: NewJob, changes: dict[str, ob
     metrics = Evaluator(data, job.config, Ranks(0, 1, CPU), job.folder).evaluate(model, model, 0)
     assert absent.isdisjoint(metrics)
     assert "image_vqa" in metrics
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 64])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_sample_is_one_ranks_and_clips_with_maps_are_the_first_ranks(new_job: NewJob, size: int, world: int) -> None:
+    job = new_job("run", {"eval.batch_samples": size, "eval.attention_clips": 3})
+    data = open_data(job.config, job.seed, job.cache)
+    shares = [Evaluator(data, job.config, Ranks(rank, world, CPU), job.folder).batches() for rank in range(world)]
+    assert sorted(row for share in shares for rows in share for row in rows) == list(range(len(data.val)))
+    assert {0, 1, 2} <= {row for rows in shares[0] for row in rows}
+    assert max(map(len, shares)) - min(map(len, shares)) <= max(1, -(-3 // size))
+
+
+def test_a_guess_without_looking_is_the_most_common_answer_to_a_question(new_job: NewJob) -> None:
+    job = new_job("run", {"data.mix": {"image": 1.0}, "train.samples": 16})
+    data = open_data(job.config, job.seed, job.cache)
+    texts = data.train.samples.texts
+    told = [data.tokenizer.decode(ids[answer].tolist()) for ids, answer in map(texts.of, range(len(texts)))]
+    rows = data.val.rows("image")
+    counts = sorted(((told.count(one), -told.index(one), one) for one in set(told)), reverse=True)
+    right = sum(gold == counts[0][2] for gold in data.answers(rows)) / len(rows)  # they all ask the same question
+    assert Evaluator(data, job.config, Ranks(0, 1, CPU), job.folder).guessed() == {"image_vqa": right}
+
+
+def test_a_guess_needs_questions_in_training(new_job: NewJob) -> None:
+    job = new_job("run", {"data.mix": {"text": 1.0}, "train.samples": 8})
+    data = open_data(job.config, job.seed, job.cache)
+    assert Evaluator(data, job.config, Ranks(0, 1, CPU), job.folder).guessed() == {}
+
+
+def test_every_picture_is_told_with_the_losses(new_job: NewJob) -> None:
+    job = new_job("run")
+    data = open_data(job.config, job.seed, job.cache)
+    model = build_model(job.config.model, job.cache, job.seed)
+    Evaluator(data, job.config, Ranks(0, 1, CPU), job.folder).evaluate(model, model, 1)
+    for row in pq.read_table(job.folder / "eval" / "00000001.parquet").to_pylist():
+        assert {name for name in ("clip", "image") if row[name]} == {"video": {"clip"}, "image": {"image"}, "text": set()}[
+            row["kind"]
+        ]
 
 
 def test_the_batch_size_of_an_evaluation_changes_nothing(new_job: NewJob) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from trainer.fingerprint import POINTS, STEPS, fingerprints
+from trainer.fingerprint import MOST_STEPS, POINTS, STEPS, fingerprints
 
 BASE: dict[str, dict[str, Any]] = {"train": {"samples": 9600, "batch_samples": 24}, "optim": {"lr": 5e-4}}
 ROWS: dict[str, dict[str, Any]] = {
@@ -72,7 +72,26 @@ def _differing(one: dict[str, Any], other: dict[str, Any], place: str) -> Iterat
 
 def test_a_fingerprint_holds_what_a_few_steps_do(seen: dict[str, dict[str, Any]]) -> None:
     base = seen["F3"]
-    assert list(base) == ["run", "parameters", "lr", "batch", "shapes", "losses", "grad_norm"]
+    parts = (
+        "run",
+        "parameters",
+        "lr",
+        "lr_taken",
+        "batch",
+        "shapes",
+        "grad_norm",
+        "moved",
+        "limits",
+        "facts",
+        "losses",
+        "val_loss",
+    )
+    assert list(base) == [*parts, "evaluated_at", "outcome", "broken", "unseen"]
+    assert base["broken"] == {}
+    assert base["outcome"] == "done"
+    assert base["evaluated_at"] == [0, STEPS // 2, STEPS]
+    assert base["lr_taken"]["connector"][0] == pytest.approx(10 * base["lr_taken"]["dino"][0])
+    assert base["limits"] == {"nonfinite_steps": 5.0, "diverged_ratio": pytest.approx(1.5, rel=2e-3)}
     assert base["parameters"]["connector"]["count"] == base["parameters"]["connector"]["trainable"] > 0
     assert len(base["losses"]) == len(base["grad_norm"]["dino"]) == STEPS
     assert len(base["lr"]["llm"]) == POINTS
@@ -91,10 +110,10 @@ def test_a_fingerprint_holds_what_a_few_steps_do(seen: dict[str, dict[str, Any]]
         ("A6", {"parameters.connector"}),
         ("B1", {"parameters.connector", "shapes.visual", "shapes.looks", "lr.llm"}),
         ("A8b", {"batch.frames_shown"}),
-        ("D1", {"batch.manifest_hash", "batch.frames"}),
+        ("D1", {"facts.manifest_hash", "batch.frames"}),
         ("answers", {"batch.supervised_tokens"}),
         ("batch", {"batch.samples", "batch.order_hash"}),
-        ("long", {"lr.connector", "lr.dino", "lr.llm", "batch.manifest_hash"}),
+        ("long", {"lr.connector", "lr.dino", "lr.llm", "facts.manifest_hash"}),
         ("decay", set()),
         ("beta", set()),
         ("coarse", set()),
@@ -108,8 +127,17 @@ def test_a_row_shows_in_what_it_declares(seen: dict[str, dict[str, Any]], row: s
         assert {name for name in changed if name.startswith("batch.")} == {name for name in also if name.startswith("batch.")}
 
 
-def test_what_the_toy_replaces_is_told_by_its_name(seen: dict[str, dict[str, Any]]) -> None:
-    assert differing(seen["F3"], seen["vision"]) == {"shapes.backbones"}
+def test_what_the_toy_replaces_is_told_as_unseen(seen: dict[str, dict[str, Any]]) -> None:
+    assert differing(seen["F3"], seen["vision"]) == set()
+    assert "model.vision" in seen["F3"]["unseen"]
+
+
+def test_a_run_that_goes_on_is_stopped(files: Path) -> None:
+    (base, long) = fingerprints([asked("F3", files, {}), asked("long", files, {"train.samples": 38_400})])
+    assert len(base["losses"]) == STEPS
+    assert len(long["losses"]) == MOST_STEPS + 1
+    assert long["outcome"] == ""
+    assert long["facts"]["steps_planned"] == 4 * STEPS
 
 
 def test_another_process_gives_the_same(seen: dict[str, dict[str, Any]], files: Path) -> None:

@@ -128,18 +128,44 @@ def loss_without_looking(
     Text has no such number: what it leaves open is in the text itself.
     """
     return {
-        kind: _without_looking(_turns(train, train_texts, kind, most_rows), _turns(val, val_texts, kind, most_rows), answer_only)
+        kind: _without_looking(
+            _turns(train_texts, _of_kind(train, kind)[:most_rows]),
+            _turns(val_texts, _of_kind(val, kind)[:most_rows]),
+            answer_only,
+        )
         for kind in ("video", "image")
         if kind in train.kinds and kind in val.kinds
     }
+
+
+def right_without_looking(
+    train: Manifest, train_texts: Texts, val: Manifest, val_texts: Texts, rows: Sequence[int], most_rows: int = 20_000
+) -> float | None:
+    """Share of the validation rows, all of one kind, that the most common answer in training to each question gets right.
+
+    A question that training never asks gets the most common answer of all. None without rows, or without any like them in
+    training.
+    """
+    kind = val.kinds[rows[0]] if rows else ""
+    answers: dict[object, Counter[tuple[int, ...]]] = {}
+    for question, answer in _turns(train_texts, _of_kind(train, kind)[:most_rows]):
+        for context in (question, None):
+            answers.setdefault(context, Counter())[answer] += 1
+    if not answers or not rows:
+        return None
+    told = {context: counted.most_common(1)[0][0] for context, counted in answers.items()}
+    return sum(told.get(question, told[None]) == answer for question, answer in _turns(val_texts, rows)) / len(rows)
 
 
 Turn = tuple[tuple[int, ...], tuple[int, ...]]
 """(question, answer) as tokens."""
 
 
-def _turns(manifest: Manifest, texts: Texts, kind: str, most: int) -> list[Turn]:
-    rows = [row for row, its in enumerate(manifest.kinds) if its == kind][:most]
+def _of_kind(manifest: Manifest, kind: str) -> list[int]:
+    return [row for row, its in enumerate(manifest.kinds) if its == kind]
+
+
+def _turns(texts: Texts, rows: Sequence[int]) -> list[Turn]:
     turns = []
     for row in rows:
         ids, answer = texts.of(row)
