@@ -1,0 +1,178 @@
+"""Which job of today's plan each past run is: by name and seed, in the study's words. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.conditions import near, quoted
+from ablate.past.runs import MISTAKES_TOLD, Mistakes, Past, PastRun, shown
+from ablate.plan import PlannedJob, row_of
+from ablate.settings import as_toml
+from ablate.study import IMPORTED, LOCKED, Study
+from db.records import AttemptRecord
+
+NOT_WANTED = "-"
+"""--as NAME=- leaves a run out on purpose."""
+
+
+@dataclass(frozen=True)
+class Match:
+    job: PlannedJob
+    run: PastRun
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A past run that is not brought in, and why."""
+
+    name: str
+    why: str
+    waits: bool = False
+    """Until a decision is made: the same import takes it then."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Every run of a file, sorted."""
+
+    found: tuple[Match, ...]
+    """Jobs that nobody has trained here; some may be imported already."""
+    left_out: tuple[LeftOut, ...]
+
+
+def matched(
+    study: Study,
+    jobs: Sequence[PlannedJob],
+    attempts: Mapping[str, tuple[AttemptRecord, ...]],
+    past: Past,
+    named: Mapping[str, str],
+) -> Matched:
+    """named: a run as the file calls it -> "ROW", "ROW@SEED", or "-" to leave it out.
+
+    UserError with every mistake: a name that is no row, a seed that is not planned, settings that are not the row's, two runs
+    that are one job.
+    """
+    mistakes = Mistakes(past.source)
+    theirs = {run.name for run in past.runs}
+    for name in named.keys() - theirs:
+        mistakes.add("", f"--as {name}={named[name]}: there is no run {shown(name)} in it{_hint(name, theirs)}")
+    of_row = _of_rows(study, jobs)
+    found: dict[str, Match] = {}
+    left_out: list[LeftOut] = []
+    for run in past.runs:
+        if named.get(run.name) == NOT_WANTED:
+            left_out.append(LeftOut(run.name, "left out as --as says"))
+            continue
+        job = _job(study, of_row, run, named, mistakes)
+        if job is None:
+            continue
+        if job.id in found:
+            other = found[job.id].run
+            mistakes.add(run.place, f"run {shown(run.name)} is {at(job)}, and so is run {shown(other.name)} of {other.place}")
+        found[job.id] = Match(job, run)
+        for what in _other_settings(job, run, study.stateful):
+            mistakes.add(run.place, what)
+    mistakes.refuse()
+    kept = []
+    for match in found.values():
+        why, waits = _obstacle(study, match, attempts.get(match.job.key or "", ()))
+        if why:
+            left_out.append(LeftOut(at(match.job), why, waits))
+        else:
+            kept.append(match)
+    places = {run: place for place, run in enumerate(study.runs)}
+    return Matched(tuple(sorted(kept, key=lambda match: (places[row_of(match.job)], match.job.seed))), tuple(left_out))
+
+
+def at(job: PlannedJob) -> str:
+    return f"{job.run}@{job.seed}"
+
+
+def _of_rows(study: Study, jobs: Sequence[PlannedJob]) -> dict[str, list[PlannedJob]]:
+    """Row, alias or reference run -> its jobs, those that confirm the lock among them: they are found, to be refused."""
+    found: dict[str, list[PlannedJob]] = {}
+    for job in jobs:
+        for name in (job.run, *(alias for alias, run in study.aliases.items() if run == job.run)):
+            found.setdefault(name, []).append(job)
+    return found
+
+
+def _job(
+    study: Study, of_row: Mapping[str, list[PlannedJob]], run: PastRun, named: Mapping[str, str], mistakes: Mistakes
+) -> PlannedJob | None:
+    """The job that a run is; None, and a mistake, if that cannot be said."""
+    called = named.get(run.name, run.name)
+    row, seed = (called, None) if called in of_row else _row_and_seed(called)
+    what = f"--as {run.name}={called}: {shown(row)}" if run.name in named else f"run {shown(run.name)}"
+    if row not in of_row:
+        hint = (_hint(row, of_row.keys()) if mistakes.count < MISTAKES_TOLD else "") or "."
+        mistakes.add(
+            run.place, f"{what} is no row of {study.path.name}{hint} Say which it is: --as {run.name}=ROW, or - for none"
+        )
+        return None
+    if seed is None and run.seed is None:
+        where = f"--map seed=COLUMN, or --as {run.name}={row}@SEED"
+        mistakes.add(run.place, f"{what} has no seed; say where it is, or which job this is: {where}")
+        return None
+    if seed is not None and run.seed is not None and seed != run.seed:
+        mistakes.add(run.place, f"{what} is called seed {seed}, and its column says {run.seed}")
+        return None
+    wanted = run.seed if seed is None else seed
+    job = next((job for job in of_row[row] if job.seed == wanted), None)
+    if job is None:
+        seeds = ", ".join(str(job.seed) for job in of_row[row] if not job.confirms)
+        mistakes.add(run.place, f"{row} has no seed {wanted}; it has {seeds}. Declare it under [seeds] of {study.path.name}")
+    return job
+
+
+def _row_and_seed(name: str) -> tuple[str, int | None]:
+    """ "F3@42", "F3-s42" and a key, "F3-s42-c16774a1", all mean a job."""
+    found = re.fullmatch(r"(.+?)(?:@|-s)([0-9]{1,18})(?:-[0-9a-f]{8})?", name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def _other_settings(job: PlannedJob, run: PastRun, stateful: Collection[str]) -> Iterator[str]:
+    """Settings that the file tells and that are not the row's; those that cannot change a result may differ."""
+    for name, value in run.settings.items() if job.settings is not None else ():
+        assert job.settings is not None, "asked above"
+        if name in stateful and name in job.settings and not _equal(value, job.settings[name]):
+            wanted = as_toml(job.settings[name])
+            yield f"run {shown(run.name)}: {name} = {shown(value)}, and {at(job)} has {wanted} in the study: another config"
+
+
+def _equal(told: Any, setting: Any) -> bool:
+    """Whether a value of a file is that setting; a table has it as text."""
+    if isinstance(told, str) and not isinstance(setting, str):
+        try:
+            told = json.loads(told if told not in ("True", "False") else told.lower())
+        except (ValueError, RecursionError):
+            return False
+    return bool(told == setting) and isinstance(told, bool) == isinstance(setting, bool)
+
+
+def _obstacle(study: Study, match: Match, tried: tuple[AttemptRecord, ...]) -> tuple[str, bool]:
+    """Why a past run cannot be this job's result, and whether it can be once a decision is made; ("", False) if it can be now."""
+    job, run = match.job, match.run
+    if run.unfinished:
+        return f"it did not end: {run.unfinished}", False
+    if not run.curves.keys() & study.metrics.keys():
+        return f"it measured none of {', '.join(study.metrics)}", False
+    if job.confirms or job.run == LOCKED:
+        return "it would confirm the lock, which only a fresh training can", False
+    if job.trial:
+        return "it would be a trial of a search, which only a training of this study can be", False
+    if job.key is None:
+        return f"settings not known yet: {job.reason}", True
+    if tried and IMPORTED not in tried[-1].facts:
+        told = {"running": "is being trained here"}.get(tried[-1].state, f"was trained here ({tried[-1].state})")
+        return f"it {told}; what is trained here stays", False
+    return "", False
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    guesses = near(name, known)
+    return f". Did you mean {quoted(guesses)}?" if guesses else ""
