@@ -105,6 +105,17 @@ def test_asked_to_stop_it_saves_and_leaves_without_a_result(tmp_path: Path) -> N
     assert not (folder / "result.json").exists()
 
 
+def test_asked_to_stop_in_its_last_step_it_ends_instead(tmp_path: Path) -> None:
+    """A checkpoint of the last step would leave nothing to do for who goes on from it."""
+    folder = folder_of(tmp_path, "a", {"train.samples": 40, "faults.seconds": 30.0})
+    leader = start(folder)
+    until(lambda: len(points(folder)) == 1)
+    leader.send_signal(signal.SIGTERM)
+    assert leader.wait(5) == 0
+    assert len(points(folder)) == 2
+    assert read(folder, "result.json")["outcome"] == "done"
+
+
 def test_other_ranks_leave_when_the_first_has_ended(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "a")
     other = start(folder, rank=1)

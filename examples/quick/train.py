@@ -152,9 +152,10 @@ def train(folder: Path) -> int:
             log.flush()
             if diverged:
                 break
-            if stop.seen or (step % config.train.save_every == 0 and step < len(batches)):
+            stops = stop.seen and step < len(batches)  # told so after its last step, it has ended
+            if stops or (step % config.train.save_every == 0 and step < len(batches)):
                 save(folder, step, network, speed)
-            if stop.seen:
+            if stops:
                 return STOPPED
             if step == config.faults.crash_at_step and job["attempt"] <= config.faults.crash_attempts:
                 raise RuntimeError(f"asked to crash at step {step} (faults.crash_at_step)")
