@@ -46,7 +46,7 @@ contracts: install
 	@echo "import contracts …"; $(BIN)/lint-imports --no-cache > .import_contracts.log || { cat .import_contracts.log; exit 1; }
 
 bench: install  ## the benchmarks, as tables (benchmarks/)
-	@for name in plan writer launch trainer data decisions; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in plan scale writer launch trainer data decisions; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean-demo:  ## forget the demo's results (keeps data and backbones)
 	rm -rf outputs/foveated-vlm-ablations/tiny db/ablate.sqlite*

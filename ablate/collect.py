@@ -7,15 +7,16 @@ is a rebuild. The record_… functions write file and row; a crash between the t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 from ablate import folders as names
 from ablate.folders import BrokenFileError, Folders, read_json, read_json_table, studies_under, write_json, write_new_json
-from ablate.gang import STOP_FILE
-from ablate.study import UserError
+from ablate.gang import STOP_FILE, read_gang
+from ablate.study import IMPORTED, UserError
 from db.records import AttemptRecord, AttemptState, DecisionRecord, DeviationRecord, FrozenRecord, JobRecord, LockRecord, Point
 from db.store import Batch, Store
 
@@ -164,14 +165,23 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    """facts.json and result.json's facts, the later winning."""
+    """Who held its GPUs before it started, facts.json and result.json's facts, the later winning."""
     result = read_result(folder)
-    return {**read_facts(folder), **(result.facts if result else {})}
+    return {**gpu_facts(folder), **read_facts(folder), **(result.facts if result else {})}
+
+
+def gpu_facts(folder: Path) -> dict[str, Any]:
+    """Who held memory of the attempt's GPUs when its ranks were to start (gpus_held), and how long that was waited for."""
+    try:
+        about = read_gang(folder)
+    except (ValueError, OSError):  # torn by a crash of the machine; told elsewhere
+        return {}
+    return {name: about[name] for name in ("gpus_held", "gpus_waited_s") if name in about}
 
 
 # ---------------------------------------------------------------- three witnesses
 
-Seen = Literal["", "ended", "rank failed", "stopped", "killed", "lost", "launcher gone"]
+Seen = Literal["", "ended", "rank failed", "stopped", "killed", "gpu busy", "lost", "launcher gone"]
 """How whoever watched the gang saw it end; "" if nobody did. launcher gone: it was tied to a launch that is no more."""
 
 
@@ -211,6 +221,8 @@ def settle(
             return Verdict("end", "interrupted", "stopped on request")
         case "killed":
             return Verdict("end", "interrupted", "stopped on request, with no time to save")
+        case "gpu busy":
+            return Verdict("end", "interrupted", f"its GPUs did not become free: {log_tail}")
         case "launcher gone":
             return Verdict("end", "interrupted", "the launch that ran it ended")
         case "lost":
@@ -363,6 +375,7 @@ def collect(store: Store, folders: Folders) -> Collected:
     A file that cannot be read is a complaint, and everything else goes on.
     """
     complaints: list[str] = []
+    imported = take_imports(store, folders)
     jobs = _each(folders.job_keys(), lambda key: _read(JobRecord, folders.job_record(key)), complaints)
     new_jobs = store.save_jobs(jobs)
     known = store.attempts()
@@ -374,7 +387,39 @@ def collect(store: Store, folders: Folders) -> Collected:
     points = _all_points(store, folders, [(record.job, record.number) for record in found])
     decided = _collect_decisions(store, folders, complaints)
     _each([folders], lambda where: _collect_lock_and_frozen(store, where), complaints)
-    return Collected(new_jobs, len(changed), 0, decided, tuple(complaints)) + points
+    return Collected(new_jobs, len(changed), 0, decided, tuple(complaints)) + points + imported
+
+
+def take_imports(store: Store, folders: Folders) -> Collected:
+    """Bring imports that are whole to their jobs' places, and all that the database does not have of them into it, at once.
+
+    An import is one rename from .importing to .imports: before it nothing counts, after it everything will, whenever a crash
+    lets this go on. A job that was trained here meanwhile stays as it is.
+    """
+    for whole in sorted(folders.imports.glob("*/")):
+        for staged in sorted(whole.iterdir()):
+            placed = folders.job(staged.name)
+            if not placed.exists():
+                staged.rename(placed)
+            elif not folders.attempt_numbers(staged.name):
+                (staged / "1").rename(placed / "1")
+        shutil.rmtree(whole)
+    known = store.attempts()
+    complaints: list[str] = []
+    unknown = [key for key in folders.job_keys() if key not in known and folders.attempt_record(key, 1).exists()]
+    records = _each(unknown, lambda key: (_read(JobRecord, folders.job_record(key)), _attempt_in(folders, key, 1)), complaints)
+    new = [(job, attempt) for job, attempt in records if IMPORTED in attempt.facts]  # complaints: `collect` tells them
+    if not new:
+        return Collected()
+    points = store.take_over((job, attempt, _batches(folders, attempt)) for job, attempt in new)
+    return Collected(len(new), len(new), points)
+
+
+def _batches(folders: Folders, attempt: AttemptRecord) -> Iterator[Batch]:
+    folder, offset = folders.attempt(attempt.job, attempt.number), 0
+    while (reading := read_points(folder, attempt.job, attempt.number, offset)).offset != offset:
+        offset = reading.offset
+        yield attempt.job, attempt.number, reading.points, offset
 
 
 def rebuild(store: Store, root: Path) -> Collected:

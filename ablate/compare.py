@@ -21,8 +21,9 @@ of 0.05, 0.0125 and 0.004, a wrong verdict came at most 1.1 times as often as it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from statistics import fmean, variance
 from typing import Any, Literal
 
@@ -222,21 +223,24 @@ def at_level(comparison: Comparison, alpha: float) -> Comparison:
     return replace(moved, holds=_holds(moved))
 
 
-def holm_levels(p: Sequence[float], alpha: float, nominal: Callable[[float], float] = float) -> list[float]:
+def holm_levels(p: Sequence[float], alpha: float, nominal: Callable[[int, float], float] = lambda _, share: share) -> list[float]:
     """The level at which Holm's step-down procedure (1979) judges each of these p-values; same order.
 
-    The i-th smallest is held against alpha / (m − i); after the first that fails, the rest are held against its level, so that an
-    interval at the level given leaves out 0 exactly when Holm rejects.
+    The i-th to be rejected is held against alpha / (m − i); when none is left that can be, the rest are held against that share,
+    so that an interval at the level given leaves out 0 exactly when Holm rejects.
 
-    nominal: from the level that all looks together may spend to the one at which this look is judged.
+    nominal: (place, share) -> the level at which that hypothesis is judged, when all its looks together may spend `share`;
+    hypotheses may be at different looks (Maurer & Bretz 2013).
     """
     levels = [math.nan] * len(p)
-    failed_at = 0.0
-    for rank, place in enumerate(sorted(range(len(p)), key=lambda place: p[place])):
-        level = failed_at or nominal(alpha / (len(p) - rank))
-        levels[place] = level
-        if not failed_at and not p[place] < level:
-            failed_at = level
+    left = list(range(len(p)))
+    while left:
+        now = {place: nominal(place, alpha / len(left)) for place in left}
+        first = min(left, key=lambda place: p[place] / now[place] if now[place] else math.inf)
+        if not p[first] < now[first]:
+            return [now.get(place, level) for place, level in enumerate(levels)]
+        levels[first] = now[first]
+        left.remove(first)
     return levels
 
 
@@ -255,13 +259,18 @@ def scores(metric: Metric, run: str, jobs: Sequence[JobResult], pooled_as: str =
 
 
 def noise_pool(
-    metric: Metric, results: Mapping[str, Sequence[JobResult]], samples: float | None = None, evaluation: str | None = None
+    metric: Metric,
+    results: Mapping[str, Sequence[JobResult]],
+    samples: float | None = None,
+    evaluation: str | None = None,
+    imported: bool | None = None,
 ) -> Pool:
     """Pool the variance between seeds.
 
     results: run -> its jobs, of every run that may lend its seeds; only jobs that are done count.
     samples: the budget, as jobs report it; a run at another budget is left out. None: any.
     evaluation: the validation set's hash, as jobs report it; a run judged on another set is left out. None: any.
+    imported: whether the runs compared were imported or trained here; a run of another origin is left out. None: any.
 
     Left out, and named, are runs that diverged, runs in which a seed did not learn, and runs whose variance stands out: the one
     that exceeds the others' pooled variance most (one-sided F test, p < 0.01 / number of runs), then the next, until none does.
@@ -281,6 +290,8 @@ def noise_pool(
             )
         elif len(of_run.values) >= 2 and evaluation is not None and _reported("eval_hash", jobs) - {evaluation}:
             left_out[run] = "judged on another validation set"
+        elif len(of_run.values) >= 2 and imported is not None and _origins(jobs) - {imported}:
+            left_out[run] = "trained here" if imported else "imported"
         elif len(of_run.values) >= 2 and of_run.unlearned:
             left_out[run] = f"{of_run.unlearned} of {len(of_run.values)} seeds did not learn"
             own.add(run)
@@ -300,6 +311,11 @@ def noise_pool(
     if metric.noise is not None:
         return Pool(metric.name, metric.noise, math.inf, "declared", (), left_out, frozenset(own), seen)
     return Pool(metric.name, math.nan, math.nan, "none", (), left_out, frozenset(own), seen)
+
+
+def _origins(jobs: Sequence[JobResult]) -> set[bool]:
+    """Whether the jobs that are done were imported."""
+    return {job.imported for job in jobs if job.state == "done"}
 
 
 def _reported(fact: str, jobs: Sequence[JobResult]) -> set[Any]:
@@ -514,13 +530,23 @@ def _without(spread: Mapping[str, tuple[float, int]], run: str) -> dict[str, tup
     return {name: of_run for name, of_run in spread.items() if name != run}
 
 
+def _others(spread: Sequence[tuple[float, int]]) -> Iterator[tuple[float, int]]:
+    """For each (variance, degrees of freedom) the pooled variance of all others, and its degrees of freedom.
+
+    From sums that grow from both ends: taking one out of the whole sum would cancel where it dwarfs the rest.
+    """
+    squares, dfs = [own * df for own, df in spread], [df for _, df in spread]
+    after = [*accumulate(reversed(squares), initial=0.0)][-2::-1]
+    before, df = accumulate(squares, initial=0.0), sum(dfs)
+    return (((one + other) / (df - own_df), df - own_df) for one, other, own_df in zip(before, after, dfs, strict=False))
+
+
 def _stands_out(spread: Mapping[str, tuple[float, int]], level: float) -> tuple[str, float] | None:
     """The run whose variance exceeds the others' pooled variance most, with its p, if that is below `level`."""
     if len(spread) < 2:
         return None
     found: dict[str, float] = {}
-    for run, (own, own_df) in spread.items():
-        others, df = _pooled(_without(spread, run))
+    for (run, (own, own_df)), (others, df) in zip(spread.items(), _others([*spread.values()]), strict=True):
         if own > 0:
             found[run] = float(special.fdtrc(own_df, df, own / others)) if others > 0 else 0.0
     if not found:

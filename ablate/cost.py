@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from ablate.study import Study, UserError
+from ablate.search import share
+from ablate.study import TRIAL, Study, UserError
 
 Source = Literal["measured", "declared"]
 
@@ -44,12 +45,43 @@ def hours_of(study: Study, run: str, finished: Mapping[str, Sequence[float]]) ->
     """Hours one job of `run` takes.
 
     finished: run -> wall hours of its finished jobs. The run's own mean counts; if it has none, the mean over the other runs
-    (each weighs the same, however many seeds it has); if nothing has finished, what the file declares.
+    (each weighs the same, however many seeds it has); if nothing has finished, what the file declares. Trials of a search and
+    whole jobs tell nothing of each other but by the share of the budget that a trial has.
     """
-    if finished.get(run):
-        return fmean(finished[run]), "measured"
-    others = [fmean(hours) for hours in finished.values() if hours]
-    return (fmean(others), "measured") if others else (study.hours_per_run, "declared")
+    return Hours(study, finished).of(run)
+
+
+class Hours:
+    """`hours_of` for a whole study: neither asking nor adding costs more the more runs there are."""
+
+    def __init__(self, study: Study, finished: Mapping[str, Sequence[float]]) -> None:
+        self._study = study
+        self._finished: dict[str, list[float]] = {}
+        self._runs = {True: 0, False: 0}  # how many have finished jobs: searches' trials, and whole ones
+        self._sum_of_means = {True: 0.0, False: 0.0}
+        for run, hours in finished.items():
+            if hours:
+                self.add(run, *hours)
+
+    def of(self, run: str) -> tuple[float, Source]:
+        trial = run.endswith(TRIAL)
+        if run in self._finished:
+            return fmean(self._finished[run]), "measured"
+        if self._runs[trial]:
+            return self._sum_of_means[trial] / self._runs[trial], "measured"
+        if trial:
+            row = self._study.runs[run.removesuffix(TRIAL)]
+            hours, source = self.of(row.name)
+            return hours * share(self._study, row), source
+        return self._study.hours_per_run, "declared"
+
+    def add(self, run: str, *hours: float) -> None:
+        """Jobs of a run that have finished."""
+        mine, trial = self._finished.setdefault(run, []), run.endswith(TRIAL)
+        before = fmean(mine) if mine else 0.0
+        self._runs[trial] += not mine
+        mine += hours
+        self._sum_of_means[trial] += fmean(mine) - before
 
 
 def gpu_hours(gpus: int, hours: float) -> float:

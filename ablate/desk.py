@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablate.folders import Folders
 from ablate.plan import Plan, make_plan
-from ablate.study import Study, UserError
+from ablate.search import with_chosen
+from ablate.study import TRIAL, Study, UserError, run_of
+from db.records import AttemptRecord, DecisionRecord, LockRecord
 from db.store import IN_MEMORY, Store
 
 
@@ -25,16 +28,27 @@ class Desk:
         return self.store.path != IN_MEMORY
 
     def plan(self) -> Plan:
-        history = self.store.all_decisions()
+        return self.plan_of(self.store.attempts(), self.store.all_decisions(), self.store.lock())
+
+    def plan_of(
+        self, attempts: Mapping[str, tuple[AttemptRecord, ...]], history: Sequence[DecisionRecord], lock: LockRecord | None
+    ) -> Plan:
+        """The plan, from what the caller has read already: see `make_plan`."""
         current = {record.name: record for record in history}
-        lock = self.store.lock() if self.study.confirm else None
-        return make_plan(self.study, self.store.attempts(), current, history=history, redo_stale=self.redo_stale, lock=lock)
+        held = lock if self.study.confirm else None
+        runs = [row.name + TRIAL for row in self.study.searching]
+        trials = self.store.jobs(runs).values() if runs else ()
+        return make_plan(self.study, attempts, current, history=history, redo_stale=self.redo_stale, lock=held, trials=trials)
+
+    def up_to_date(self) -> Desk:
+        """The desk with what the study's searches have chosen by now among the changes of their rows."""
+        return replace(self, study=with_chosen(self.study, self.store.decisions())) if self.study.searching else self
 
 
 def open_desk(study: Study) -> Desk:
     """The study's desk: `db/` and `outputs/` lie beside its file."""
     store = Store.open(_database(study), study.name, study.profile)
-    return Desk(study, store, Folders(study.path.parent / "outputs", study.name, study.profile))
+    return Desk(study, store, Folders(study.path.parent / "outputs", study.name, study.profile)).up_to_date()
 
 
 def looking_desk(study: Study) -> Desk:
@@ -57,10 +71,13 @@ def _database(study: Study) -> Path:
 
 def measured_hours(desk: Desk) -> dict[str, list[float]]:
     """Run -> wall hours of its finished jobs, all attempts of a job added up."""
-    jobs = desk.store.jobs()
     hours: dict[str, list[float]] = {}
     for key, attempts in desk.store.attempts().items():
-        if key in jobs and attempts[-1].state == "done":
-            seconds = sum(attempt.gpu_s / attempt.gpus for attempt in attempts if attempt.gpus)
-            hours.setdefault(jobs[key].run, []).append(seconds / 3600)
+        if attempts[-1].state == "done" and (of_job := wall_hours(attempts)):
+            hours.setdefault(run_of(key), []).append(of_job)
     return hours
+
+
+def wall_hours(attempts: Sequence[AttemptRecord]) -> float:
+    """Of all attempts of a job; 0 for an imported one, that had no GPUs of ours."""
+    return sum(attempt.gpu_s / attempt.gpus for attempt in attempts if attempt.gpus) / 3600

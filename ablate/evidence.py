@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ablate import collect
-from ablate.compare import as_json
 from ablate.confirm import judge, unfinished
 from ablate.cost import hours_of
-from ablate.decide import SweepAnswer, compare_pair, decide_sweep, rests_on_the_same, superseded
+from ablate.decide import SweepAnswer, asked_by, decide_sweep, rests_on_the_same, superseded
 from ablate.desk import Desk as Desk
 from ablate.desk import measured_hours as measured_hours
 from ablate.freeze import changes, content_hash, frozen_content
 from ablate.lock import CONFIRMATION, NotYet, make_lock, same_lock, standing
 from ablate.looks import Settling, settling, undeclared
-from ablate.plan import LOOK_OF, Plan, PlannedJob, asked_for, is_made
+from ablate.plan import COMING, LOOK_OF, Plan, PlannedJob, asked_for, askers, is_made
+from ablate.present import Present, job_result
 from ablate.study import LOCKED, JobResult, Settings, Sweep, UserError
-from db.records import AttemptRecord, DecisionRecord, DeviationRecord, FrozenRecord, LockRecord
+from db.records import DecisionRecord, DeviationRecord, FrozenRecord, LockRecord
 
 
 def job_results(desk: Desk, plan: Plan, sweep: str = "") -> dict[str, list[JobResult]]:
@@ -28,7 +27,7 @@ def job_results(desk: Desk, plan: Plan, sweep: str = "") -> dict[str, list[JobRe
     asked for: to settle `sweep`, where one is named. A sweep does not look twice because another one was settled.
     """
     asked = asked_for(desk.store.decisions(), sweep) if desk.study.looks else frozenset()
-    return results_of(desk, [job for job in plan.jobs if not job.confirms and (job.look == 1 or job.key in asked)])
+    return results_of(desk, [job for job in plan.jobs if not (job.confirms or job.trial) and (job.look == 1 or job.key in asked)])
 
 
 def results_of(desk: Desk, jobs: Sequence[PlannedJob]) -> dict[str, list[JobResult]]:
@@ -38,19 +37,7 @@ def results_of(desk: Desk, jobs: Sequence[PlannedJob]) -> dict[str, list[JobResu
     values = desk.store.final_values(keys, {name: metric.last for name, metric in desk.study.metrics.items()})
     results: dict[str, list[JobResult]] = {}
     for job in jobs:
-        last = _last(attempts, job.key)
-        results.setdefault(job.run, []).append(
-            JobResult(
-                key=job.key or job.id,
-                run=job.run,
-                seed=job.seed,
-                state=job.state,
-                values=values.get(job.key, {}) if job.key and job.state in ("done", "diverged") else {},
-                settings=job.settings or {},
-                facts=last.facts if last else {},
-                code_hash=last.code_hash if last else "",
-            )
-        )
+        results.setdefault(job.run, []).append(job_result(job, attempts, values))
     return results
 
 
@@ -65,31 +52,69 @@ def decide(
     better as the study goes on; that alone must not turn a decision that others were already started from.
     keep_record: false judges and writes nothing down.
     """
-    answers = {}
-    for name, sweep in desk.study.sweeps.items():
-        if sweeps and name not in sweeps:
-            continue
-        plan, hours = desk.plan(), measured_hours(desk)
-        current = desk.store.decisions()
+    judge = Judge(Present(desk), keep_standing, keep_record)
+    return {name: judge.decide_sweep(name, now) for name in desk.study.sweeps if not sweeps or name in sweeps}
+
+
+class Judge:
+    """Judges sweeps; one that lasts as long as a launch judges only those that may say something new.
+
+    A tree says something new when the last job of a run it names has ended, or a decision it was built on has changed. (That
+    noise is known better because of other runs may decide one earlier: `decide_all` finds those.)
+    """
+
+    def __init__(self, present: Present, keep_standing: bool, keep_record: bool = True) -> None:
+        """keep_standing, keep_record: see `decide`."""
+        desk = present.desk
+        self.present, self.keep_standing, self.keep_record = present, keep_standing, keep_record
+        self._desk, self._study = desk, desk.study
+        self._undeclared, self._edits = undeclared_looks(desk), edits_since_frozen(desk)
+        self._asking, self._place = askers(desk.study), {name: place for place, name in enumerate(desk.study.sweeps)}
+        self._heard = 0
+
+    def decide_all(self, now: str) -> None:
+        """Judge every sweep, and what hears of what that says."""
+        for name in self._study.sweeps:
+            self.decide_sweep(name, now)
+        self.decide_due(now)
+
+    def decide_due(self, now: str) -> None:
+        """Judge the sweeps that may say something new since they were judged last, and those that hear of it."""
+        while due := self._due():
+            for name in due:
+                self.decide_sweep(name, now)
+
+    def _due(self) -> list[str]:
+        self.present.refresh()
+        runs, self.present.news = self.present.news, set()
+        ended = {run for run in runs if all(job.state not in COMING for job in self.present.jobs_of(run))}
+        ended |= {row for run in ended for row in self.present.starting_from(run)}
+        changed = {record.name for record in self.present.history[self._heard :]}
+        self._heard = len(self.present.history)
+        asking = {sweep for what in (*ended, *changed) for sweep in self._asking.get(what, ())}
+        return sorted(asking, key=self._place.__getitem__)
+
+    def decide_sweep(self, name: str, now: str) -> SweepAnswer:
+        self.present.refresh()
+        current = self.present.decisions
         answer = decide_sweep(
-            desk.study,
-            sweep,
-            job_results(desk, plan, name),
+            self._study,
+            self._study.sweeps[name],
+            self.present.results(name),
             current,
-            plan.its_start,
+            self.present.its_start,
             now=now,
-            hours_of=_hours(desk, hours),
-            undeclared=undeclared_looks(desk),
-            edits=edits_since_frozen(desk),
+            hours_of=lambda run: self.present.hours.of(run)[0],
+            undeclared=self._undeclared,
+            edits=self._edits,
         )
         for decision in answer.decisions:
             old = current.get(decision.name)
-            if old is not None and (old.status == "overruled" or (keep_standing and rests_on_the_same(decision, old))):
+            if old is not None and (old.status == "overruled" or (self.keep_standing and rests_on_the_same(decision, old))):
                 continue
-            if keep_record and decision.status != "waiting" and superseded(decision, old):
-                record(desk, decision)
-        answers[name] = answer
-    return answers
+            if self.keep_record and decision.status != "waiting" and superseded(decision, old):
+                record(self._desk, decision)
+        return answer
 
 
 def undeclared_looks(desk: Desk) -> dict[str, str]:
@@ -120,12 +145,9 @@ def to_settle(desk: Desk, sweep: Sweep) -> Settling:
     waiting = [tree.name for tree in sweep.trees if not is_made(decisions.get(tree.name))]
     if waiting:
         raise UserError(f"{sweep.name} is not decided yet ({', '.join(waiting)}); settle it when this look's seeds have ended")
-    results = job_results(desk, plan, sweep.name)
-
-    def compared(a: str, b: str, metric: str) -> dict[str, Any]:
-        return as_json(compare_pair(study, results, plan.its_start, a, b, [metric])[0])
-
-    found = settling(study, sweep, plan, decisions, compared, _hours(desk, measured_hours(desk)))
+    lines = asked_by(study, sweep, job_results(desk, plan, sweep.name), decisions, plan.its_start)
+    asked = asked_for(decisions, sweep.name)
+    found = settling(study, sweep.name, plan, lines, asked, _hours(desk, measured_hours(desk)))
     if isinstance(found, str):
         raise UserError(found)
     return found
@@ -173,7 +195,7 @@ def lock(desk: Desk, now: str) -> LockRecord | NotYet:
 
 def trained_runs(plan: Plan) -> dict[str, Settings]:
     """Run -> resolved settings, of every run with a finished job; the lock's own confirmation does not count as one."""
-    done = [job for job in plan.jobs if job.state == "done" and not job.confirms]
+    done = [job for job in plan.jobs if job.state == "done" and not (job.confirms or job.trial)]
     return {job.run: job.settings for job in done if job.settings is not None}
 
 
@@ -232,8 +254,3 @@ def freeze(desk: Desk, now: str, because: str) -> tuple[str, ...]:
 
 def _hours(desk: Desk, measured: Mapping[str, list[float]]) -> Callable[[str], float]:
     return lambda run: hours_of(desk.study, run, measured)[0]
-
-
-def _last(attempts: Mapping[str, tuple[AttemptRecord, ...]], key: str | None) -> AttemptRecord | None:
-    tried = attempts.get(key or "", ())
-    return tried[-1] if tried else None

@@ -5,6 +5,7 @@ outputs/
   <study>/<profile>/
     frozen.json  deviations.json  lock.json  earlier_locks.json
     decisions/0001-freeze.json             one file per record, never edited
+    .importing/<id>/  .imports/<id>/       past results on their way to <job key>/: being written; whole
     <job key>/job.json
     code.json  .code/<hash>/               the trainer's code that jobs run from
     stop.json                              a person asks the launch to end
@@ -107,6 +108,16 @@ class Folders:
     def code(self) -> Path:
         """Holds a copy of the trainer's code per hash."""
         return self.base / ".code"
+
+    @property
+    def importing(self) -> Path:
+        """Imports that are being written; what a crash leaves here counts for nothing."""
+        return self.base / ".importing"
+
+    @property
+    def imports(self) -> Path:
+        """Imports that are whole, on their way to their jobs' places."""
+        return self.base / ".imports"
 
     @property
     def stop_request(self) -> Path:

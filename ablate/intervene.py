@@ -15,6 +15,7 @@ from ablate.desk import Desk
 from ablate.folders import BrokenFileError, Folders, read_json_table, write_json
 from ablate.gang import STOP_FILE
 from ablate.plan import FORGIVEN, HELD, PlannedJob
+from ablate.search import GIVEN_UP
 from ablate.study import UserError
 from db.records import AttemptRecord, Lease
 
@@ -57,6 +58,19 @@ def held_by(attempt_folder: Path) -> str:
     return str(asked.get("by", "somebody")) if asked.get("hold") else ""
 
 
+def give_up(attempt_folder: Path, at: str, because: str) -> bool:
+    """Have a trial checkpoint and stop for good, as its search says; False if it was asked to stop before."""
+    if (attempt_folder / STOP_FILE).exists():
+        return False
+    write_json(attempt_folder / STOP_FILE, {"by": "search", "at": at, "hold": False, GIVEN_UP: because})
+    return True
+
+
+def given_up(attempt_folder: Path) -> str:
+    """Why the search of this attempt's trial gave it up; "" if it did not."""
+    return str(_read(attempt_folder / STOP_FILE).get(GIVEN_UP, ""))
+
+
 def retry(desk: Desk, jobs: Sequence[PlannedJob], at: str) -> list[str]:
     """Let jobs that failed for good, or were stopped, be tried again: their failures so far count no more.
 
@@ -84,7 +98,9 @@ def _holds_up(attempt: AttemptRecord) -> bool:
 
 
 def _ask(attempt_folder: Path, at: str, *, hold: bool) -> None:
-    write_json(attempt_folder / STOP_FILE, {"by": getpass.getuser(), "at": at, "hold": hold})
+    """Who stops everything does not undo that somebody stopped this job for good."""
+    held = held_by(attempt_folder)
+    write_json(attempt_folder / STOP_FILE, {"by": held or getpass.getuser(), "at": at, "hold": hold or bool(held)})
 
 
 def _name(lease: Lease) -> str:

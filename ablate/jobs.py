@@ -10,6 +10,7 @@ A cluster is used from one thread, and embedded Ray dies with the thread that ca
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -26,8 +27,9 @@ from typing import Any, Literal, Self
 
 import psutil
 import ray
-from ray._private import ray_constants
-from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, AuthenticationError, RayActorError
+from ray._private import ray_constants, services
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, AuthenticationError, RayActorError, RpcError
 
 from ablate.gang import STOP_GRACE_S, Gang, GangCause, GangEnd, Keeper, Stop, run_gang
 from ablate.study import UserError
@@ -377,13 +379,28 @@ def _only_on_loopback(host: str, port: str) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def _in_groups_of_their_own() -> Iterator[None]:
+    """Have Ray start its processes in process groups of their own.
+
+    A terminal that is closed, `timeout` or a batch system signals a whole group: Ray would be gone before the jobs have saved.
+    """
+    inherits = services.ConsolePopen
+    services.ConsolePopen = functools.partial(inherits, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = inherits
+
+
 def _start_embedded(gpus: int | None) -> _Embedded:
     """Ray's processes as our children; it keeps other users out with a token of its own accord."""
     temporary = _temporary_folder()
     others = {child.pid for child in psutil.Process().children()}
     # On a full machine Ray would kill its largest worker. Ours are small; what fills it are the ranks, which it cannot see.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-    with _loopback_is_meant():
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise, also for the ranks: they would wait for everybody else
+    with _loopback_is_meant(), _in_groups_of_their_own():
         ray.init(
             address="local",  # whatever RAY_ADDRESS says
             num_gpus=gpus,
@@ -418,9 +435,10 @@ def _join(address: str) -> None:
     try:
         if port.isdigit():  # Ray would try for long
             socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+            GcsClient(address=address)  # told at once that the token is another one; ray.init would try for 20 s
         with _loopback_is_meant() if _only_on_loopback(host, port) else contextlib.nullcontext():
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    except (AuthenticationError, ConnectionError, TimeoutError, OSError) as error:
+    except (AuthenticationError, RpcError, ConnectionError, TimeoutError, OSError) as error:
         if isinstance(error, AuthenticationError) or "AuthenticationError" in str(
             error.__cause__
         ):  # as text: Ray chains no further

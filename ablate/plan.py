@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ablate.conditions import ITS_START, Answer, Atom, Took, atoms, evaluate
 from ablate.failures import FailureClass, named, tries_left
+from ablate.search import GIVEN_UP, change_text, drawn, searched, trial_text, with_chosen
 from ablate.settings import as_toml
-from ablate.study import LOCKED, REFERENCE, JobState, Run, Settings, Study, Tree, job_key, runs_of_sweep, runs_of_tree
-from db.records import AttemptRecord, DecisionRecord, LockRecord
+from ablate.study import (
+    LOCKED,
+    REFERENCE,
+    TRIAL,
+    JobState,
+    Run,
+    Settings,
+    Study,
+    Tree,
+    job_key,
+    job_keys,
+    runs_of_sweep,
+    runs_of_tree,
+)
+from db.records import AttemptRecord, DecisionRecord, JobRecord, LockRecord
 
 STARTABLE: frozenset[JobState] = frozenset({"ready", "interrupted"})
+COMING: frozenset[JobState] = STARTABLE | {"waiting", "running"}
 
 FAILURE, FORGIVEN, HELD, LOST_GPU_S = "failure", "forgiven", "held", "lost_gpu_s"
 """Facts of an attempt that launching adds: its failure's class, who asked to try again, who stopped it, what a crash cost."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What stands between a job and its start, whatever its attempts say: decisions that skip it, or that are open."""
+
+    skipped: bool
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,10 @@ class PlannedJob:
     """The declared look its seed belongs to."""
     held_for_look: bool = False
     """Its look has not been asked for."""
+    trial: int = 0
+    """Its number among the trials of its row's search, whose scores are selected and no evidence; 0: it is none."""
+    gate: Gate | None = None
+    """None: it may start."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +106,7 @@ def make_plan(
     history: Sequence[DecisionRecord] = (),
     redo_stale: bool = False,
     lock: LockRecord | None = None,
+    trials: Collection[JobRecord] = (),
 ) -> Plan:
     """Sort every job by what may happen to it next.
 
@@ -87,27 +115,36 @@ def make_plan(
     history:    every decision record, superseded ones too: what was trained or skipped under one of those is held back,
     redo_stale: unless a person asked for it.
     lock:       the one that holds; confirming it is planned from the start and can begin when it is there.
+    trials:     jobs of trials that were begun: a trial has no settings, and no key, until its point is drawn.
 
     Two calls with the same values give the same plan.
     """
+    study = with_chosen(study, decisions)
     skipped = skipped_sweeps(study, decisions)
     sweeps_of = _sweeps_of_runs(study)
     gates = _gates(study, sweeps_of, skipped, decisions)
     starts = _starts(study, decisions)
     held = _Held.none() if redo_stale else _held(study, attempts, decisions, history, sweeps_of)
     asked = asked_for(decisions)
+    begun: dict[str, list[JobRecord]] = {}
+    for trial in trials:
+        begun.setdefault(trial.run, []).append(trial)
     jobs: list[PlannedJob] = []
     for row in study.runs.values():
+        start = starts.settings[row.name]
+        mine, sweeps = begun.get(row.name + TRIAL, ()), sweeps_of.get(row.name, ())
+        of_search = [*_trials_of(study, row, start, mine, attempts, gates.get(row.name), sweeps, held)] if row.search else []
+        jobs += of_search
         for run in (row, starts.added.get(row.name + REFERENCE)):
             if run:
                 jobs += _jobs_of(
                     study,
                     row,
                     run,
-                    starts.settings[row.name],
+                    _unchosen(row, of_search) or start if run is row else start,
                     attempts,
                     gates.get(row.name),
-                    sweeps_of.get(row.name, ()),
+                    sweeps,
                     held,
                     asked,
                 )
@@ -127,7 +164,7 @@ def _jobs_of(
     run: Run,
     start: Settings | str,
     attempts: Mapping[str, tuple[AttemptRecord, ...]],
-    gate: _Gate | None,
+    gate: Gate | None,
     sweeps: tuple[str, ...],
     held: _Held,
     asked: frozenset[str],
@@ -138,15 +175,17 @@ def _jobs_of(
     waits_for = start if isinstance(start, str) else ""
     if added and waits_for:
         waits_for += ": only needed if they take a combination that no row trains"
+    gate = gate or _until(waits_for)
     change = f"the start of {row.name}, which no row trains" if added else _change(study, run)
-    for seed in study.seeds[row.name]:
-        key = job_key(study, run.name, seed, settings) if settings is not None else None
+    seeds = study.seeds[row.name]
+    keys = job_keys(study, run.name, seeds, settings) if settings is not None else [None] * len(seeds)
+    for place, (seed, key) in enumerate(zip(seeds, keys, strict=True)):
         tried = attempts.get(key, ()) if key else ()
-        state, reason = _state(study, tried, gate, waits_for)
+        state, reason = _state(study, tried, gate)
         stale = held.reason(row, run, seed, key) if state == "ready" and not tried else ""
         if stale:
             state, reason = "waiting", stale
-        look = _look(study, row.name, seed)
+        look = _look_at(study.looks, place)
         later = look > 1 and not tried and key not in asked and state != "skipped"
         if later:
             settle = f"`ablate launch --settle {sweeps[0]}`" if sweeps else "a sweep that needs it"
@@ -168,7 +207,64 @@ def _jobs_of(
             stale=bool(stale),
             look=look,
             held_for_look=later,
+            gate=gate,
         )
+
+
+def _trials_of(
+    study: Study,
+    row: Run,
+    start: Settings | str,
+    trials: Collection[JobRecord],
+    attempts: Mapping[str, tuple[AttemptRecord, ...]],
+    gate: Gate | None,
+    sweeps: tuple[str, ...],
+    held: _Held,
+) -> Iterator[PlannedJob]:
+    """One job per trial of a row's search; those that have not begun have no point yet, and may begin in any order."""
+    search = searched(row)
+    begun = {} if isinstance(start, str) else drawn(study, row, start, trials)
+    gate = gate or _until(start if isinstance(start, str) else "")
+    run = replace(row, name=row.name + TRIAL)
+    for number in range(1, search.trials + 1):
+        job, seed = begun.get(number), search.seed(number)
+        tried = attempts.get(job.key, ()) if job else ()
+        state, reason = _state(study, tried, gate)
+        stale = held.reason(row, run, seed, "its point") if state == "ready" and not tried else ""
+        if stale:
+            state, reason = "waiting", stale
+        yield PlannedJob(
+            id=f"{run.name}-s{seed}",
+            key=job.key if job else None,
+            run=run.name,
+            seed=seed,
+            settings=job.settings if job else None,
+            state=state,
+            reason=reason,
+            block=study.block_of(row.name),
+            sweeps=sweeps,
+            change=trial_text(row, number, job.settings if job else None),
+            gpus=study.gpus_per_run,
+            attempt=len(tried),
+            stale=bool(stale),
+            trial=number,
+            gate=gate,
+        )
+
+
+def _unchosen(row: Run, trials: Sequence[PlannedJob] = ()) -> str:
+    """What a row waits for that is tuned and has not chosen yet; "" for any other."""
+    if row.search is None or row.chosen:
+        return ""
+    if trials and all(job.state in ("stopped", "diverged", "failed") for job in trials):
+        return f"none of the {len(trials)} trials of its search came to its end: search elsewhere, or mend what failed"
+    return f"its search among {row.search.trials} trials has not chosen yet"
+
+
+def tried_again(study: Study, job: PlannedJob, tried: tuple[AttemptRecord, ...]) -> PlannedJob:
+    """A planned job after one of its attempts began, ended or was amended: as a new plan has it, if no decision has changed."""
+    state, reason = _state(study, tried, job.gate)
+    return replace(job, state=state, reason=reason, attempt=len(tried), stale=False, held_for_look=False)
 
 
 LOOK_OF = "look of "
@@ -181,10 +277,9 @@ def asked_for(decisions: Mapping[str, DecisionRecord], sweep: str = "") -> froze
     return frozenset(key for record in records for key in record.jobs)
 
 
-def _look(study: Study, run: str, seed: int) -> int:
+def _look_at(looks: Sequence[int], place: int) -> int:
     """The look that a seed belongs to, by its place among the run's seeds."""
-    place = study.seeds[run].index(seed)
-    return next((number for number, most in enumerate(study.looks, 1) if place < most), max(len(study.looks), 1))
+    return next((number for number, most in enumerate(looks, 1) if place < most), max(len(looks), 1))
 
 
 CONFIRMS = "confirmation"
@@ -206,7 +301,7 @@ def _confirmation(
         for seed in study.confirm.seeds:
             key = job_key(study, run, seed, settings) if settings is not None else None
             tried = attempts.get(key, ()) if key else ()
-            state, reason = _state(study, tried, None, waits_for)
+            state, reason = _state(study, tried, _until(waits_for))
             if held and nothing_adopted(study, held) and not tried:
                 state, reason = "skipped", "the lock is the baseline: there is nothing to confirm"
             yield PlannedJob(
@@ -223,6 +318,7 @@ def _confirmation(
                 gpus=study.gpus_per_run,
                 attempt=len(tried),
                 confirms=True,
+                gate=_until(waits_for),
             )
 
 
@@ -233,7 +329,7 @@ def nothing_adopted(study: Study, lock: LockRecord) -> bool:
 
 def resolved(study: Study, run: Run, decisions: Mapping[str, DecisionRecord]) -> Settings | str:
     """The run's settings in full, or what they wait for."""
-    start = start_settings(study, run, decisions)
+    start = _unchosen(run) or start_settings(study, run, decisions)
     return start if isinstance(start, str) else {**start, **run.changes}
 
 
@@ -299,6 +395,20 @@ def needs_of_tree(study: Study, tree: Tree, its_start: Mapping[str, str]) -> tup
     return tuple(dict.fromkeys(sorted(rows)))
 
 
+def askers(study: Study) -> dict[str, set[str]]:
+    """Run or decision -> the sweeps whose trees may say something else when it has ended, or has changed."""
+    found: dict[str, set[str]] = {}
+    for sweep in study.sweeps.values():
+        runs = {study.aliases.get(name, name) for tree in sweep.trees for name in runs_of_tree(tree)} & study.runs.keys()
+        starts = {name for run in runs if study.runs[run].start.kind == "winners" for name in study.runs[run].start.names}
+        conditions = [line.condition for tree in sweep.trees for line in tree.lines]
+        conditions += [sweep.skip.condition] if sweep.skip else []
+        took = {atom.decision for condition in conditions for atom in atoms(condition) if isinstance(atom, Took)}
+        for what in (*runs, *starts, *took):
+            found.setdefault(what, set()).add(sweep.name)
+    return found
+
+
 def needed_jobs(study: Study, plan: Plan) -> dict[str, tuple[str, ...]]:
     """Job id -> ids of the jobs that must end before it may start (through the decisions between them)."""
     ids: dict[str, list[str]] = {}
@@ -318,13 +428,15 @@ def needed_jobs(study: Study, plan: Plan) -> dict[str, tuple[str, ...]]:
             decisions = {atom.decision for atom in atoms(sweep.skip.condition) if isinstance(atom, Took)}
             for name in _own_runs(study, sweep.name, sweeps_of):
                 waits[name] |= decisions
+    tuned = {run.name: ids.get(run.name + TRIAL, []) for run in study.searching}
     out = {}
     every = tuple(dict.fromkeys(id for of_tree in tree_jobs.values() for id in of_tree))
     for job in plan.jobs:
         if job.confirms:
             out[job.id] = tuple(id for id in every if id != job.id)
             continue
-        out[job.id] = tuple(sorted({id for name in waits[row_of(job)] for id in tree_jobs.get(name, []) if id != job.id}))
+        needed = {id for name in waits[row_of(job)] for id in tree_jobs.get(name, []) if id != job.id}
+        out[job.id] = tuple(sorted(needed.union(tuned.get(job.run, ()))))
     return out
 
 
@@ -340,6 +452,7 @@ class _Starts:
 
 def _starts(study: Study, decisions: Mapping[str, DecisionRecord]) -> _Starts:
     trains: dict[str, str] = {}
+    baseline = _canonical(study.settings)
     for run in study.runs.values():
         own = resolved(study, run, decisions) if run.start.kind != "winners" else ""
         if not isinstance(own, str):
@@ -349,13 +462,14 @@ def _starts(study: Study, decisions: Mapping[str, DecisionRecord]) -> _Starts:
     its_start: dict[str, str] = {}
     for run in study.runs.values():
         start = settings[run.name] = start_settings(study, run, decisions)
-        if run.start.kind == "winners" and (isinstance(start, str) or _canonical(start) not in trains):
+        same = "" if isinstance(start, str) else baseline if start is study.settings else _canonical(start)
+        if run.start.kind == "winners" and same not in trains:
             added[run.name + REFERENCE] = Run(run.name + REFERENCE, start=run.start, line=run.line)
-        if not isinstance(start, str):
+        if same:
             if run.start.kind == "winners":
-                trains.setdefault(_canonical(start), run.name + REFERENCE)
-            if trains.get(_canonical(start), run.name) != run.name:
-                its_start[run.name] = trains[_canonical(start)]
+                trains.setdefault(same, run.name + REFERENCE)
+            if trains.get(same, run.name) != run.name:
+                its_start[run.name] = trains[same]
     return _Starts(settings, added, its_start)
 
 
@@ -412,12 +526,13 @@ def _held(
     return _Held(rows, skipped, trained)
 
 
-def _canonical(settings: Settings) -> str:
-    return json.dumps(settings, sort_keys=True)
+_canonical = json.JSONEncoder(sort_keys=True).encode
 
 
 def row_of(job: PlannedJob) -> str:
-    """The row of runs.toml a job is for: its run, or the row whose reference it is."""
+    """The row of runs.toml a job is for: its run, or the row whose reference or trial it is."""
+    if job.trial:
+        return job.run.removesuffix(TRIAL)
     return job.run.removesuffix(REFERENCE) if job.added else job.run
 
 
@@ -434,40 +549,39 @@ def _own_runs(study: Study, sweep: str, sweeps_of: Mapping[str, tuple[str, ...]]
     return (run for run, sweeps in sweeps_of.items() if sweeps == (sweep,) and run != study.baseline)
 
 
-@dataclass(frozen=True)
-class _Gate:
-    """A sweep's rule between a run and its start: skipped, or not known yet."""
-
-    skipped: bool
-    reason: str
+def _until(waits_for: str) -> Gate | None:
+    return Gate(False, waits_for) if waits_for else None
 
 
 def _gates(
     study: Study, sweeps_of: Mapping[str, tuple[str, ...]], skipped: Mapping[str, str], decisions: Mapping[str, DecisionRecord]
-) -> dict[str, _Gate]:
+) -> dict[str, Gate]:
+    """Run -> its sweep's rule between it and its start: skipped, or not known yet."""
     gates = {}
     for sweep in study.sweeps.values():
         if not sweep.skip:
             continue
         if sweep.name in skipped:
-            gate = _Gate(True, f"{sweep.name} is skipped: {skipped[sweep.name]}")
+            gate = Gate(True, f"{sweep.name} is skipped: {skipped[sweep.name]}")
         else:
             asked = [atom.decision for atom in atoms(sweep.skip.condition) if isinstance(atom, Took)]
             open_ = [name for name in asked if not is_made(decisions.get(name))]
             if not open_:
                 continue
-            gate = _Gate(False, f"decision {' and '.join(open_)} is open: it may skip {sweep.name}")
+            gate = Gate(False, f"decision {' and '.join(open_)} is open: it may skip {sweep.name}")
         gates.update(dict.fromkeys(_own_runs(study, sweep.name, sweeps_of), gate))
     return gates
 
 
-def _state(study: Study, tried: tuple[AttemptRecord, ...], gate: _Gate | None, waits_for: str) -> tuple[JobState, str]:
+def _state(study: Study, tried: tuple[AttemptRecord, ...], gate: Gate | None) -> tuple[JobState, str]:
     """A job's state and why. What has ended stays ended, whatever was decided since."""
     last = tried[-1] if tried else None
     if last and last.state in ("done", "diverged"):
         return ("done" if last.state == "done" else "diverged"), last.reason
     if last and last.state == "running":
         return "running", f"attempt {last.number} on {last.host or 'this machine'}"
+    if last and last.facts.get(GIVEN_UP):
+        return "stopped", str(last.facts[GIVEN_UP])
     if gate and gate.skipped:
         return "skipped", gate.reason
     failures = [attempt for attempt in tried if attempt.state in ("failed", "lost") and not attempt.facts.get(FORGIVEN)]
@@ -475,8 +589,8 @@ def _state(study: Study, tried: tuple[AttemptRecord, ...], gate: _Gate | None, w
     left = tries_left(kinds, study.max_attempts)
     if left <= 0:
         return "failed", _for_good(kinds, study.max_attempts, failures[-1].reason)
-    if gate or waits_for:
-        return "waiting", gate.reason if gate else waits_for
+    if gate:
+        return "waiting", gate.reason
     if last and last.state == "interrupted" and last.facts.get(HELD):
         return "waiting", f"stopped by {last.facts[HELD]}; `ablate retry` lets it go on from its last checkpoint"
     if last and last.state == "interrupted":
@@ -507,6 +621,8 @@ def _class(attempt: AttemptRecord) -> str:
 def _change(study: Study, run: Run) -> str:
     if run.name == study.baseline:
         return "the baseline"
+    if run.search:
+        return change_text(run)
     return (
         ", ".join(
             f"{name} = {f'{value:g}' if isinstance(value, float) else as_toml(value)}" for name, value in run.changes.items()
@@ -515,13 +631,15 @@ def _change(study: Study, run: Run) -> str:
     )
 
 
-def _order(study: Study) -> Callable[[PlannedJob], tuple[int, int, int, bool]]:
-    """Sort key: block, then seed, then row; a reference job before the row it is for."""
+def _order(study: Study) -> Callable[[PlannedJob], tuple[int, int, int, int]]:
+    """Sort key: block, then seed, then row; trials before all seeds, a reference job before the row it is for."""
     blocks = {run: at for at, block in enumerate(study.blocks) for run in block.runs}
     rows = {run: at for at, run in enumerate(study.runs)}
+    places = {run: {seed: at for at, seed in enumerate(seeds)} for run, seeds in study.seeds.items()}
 
-    def key(job: PlannedJob) -> tuple[int, int, int, bool]:
+    def key(job: PlannedJob) -> tuple[int, int, int, int]:
         row = row_of(job)
-        return blocks.get(row, len(study.blocks)), study.seeds[row].index(job.seed), rows[row], not job.added
+        block = blocks.get(row, len(study.blocks))
+        return (block, -1, rows[row], job.trial) if job.trial else (block, places[row][job.seed], rows[row], not job.added)
 
     return key

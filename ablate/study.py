@@ -18,7 +18,8 @@ Value = bool | int | float | str | list["Value"] | dict[str, "Value"]
 Settings = Mapping[str, Value]
 """Dotted name of a setting -> its value, whole: {"model.deep_query": True, "data.mix": {"video": 0.4, ...}}."""
 
-JobState = Literal["waiting", "ready", "running", "done", "diverged", "failed", "interrupted", "skipped"]
+JobState = Literal["waiting", "ready", "running", "done", "diverged", "failed", "interrupted", "skipped", "stopped"]
+"""stopped: a trial that its search gave up for being worse than others at the same point; never tried again."""
 ENDED: frozenset[str] = frozenset({"done", "diverged"})
 """States that are results."""
 
@@ -62,13 +63,58 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Where a search may look for the value of one setting."""
+
+    kind: Literal["log", "uniform", "int", "choice"]
+    values: tuple[Value, ...]
+    """Lowest and highest, both included; of a choice: all there are."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A row that is tuned before it is trained: where to look, and what may be spent on looking."""
+
+    space: Mapping[str, Range]
+    """Setting -> where its value may lie."""
+    trials: int
+    on: str
+    """The metric by which a trial is chosen."""
+    short: Settings
+    """What a trial changes in the row, to be cheap."""
+    by: Literal["tpe", "random"]
+    """How points are chosen: by what earlier trials scored, or at random."""
+    halving: int
+    """A trial that is not among the best 1/halving at a rung is stopped; rungs are `halving` times apart; 0: none is stopped."""
+    grace: int
+    """Evaluations before the first rung."""
+    first_seed: int
+    """Trial k draws its point, and trains, with this seed + k - 1, so that every row's k-th trial does with the same."""
+
+    def seed(self, trial: int) -> int:
+        """trial: 1, 2, …"""
+        return self.first_seed + trial - 1
+
+
+@dataclass(frozen=True)
 class Run:
     """A row of runs.toml."""
 
     name: str
     changes: Settings = field(default_factory=dict)
+    """What a search chose is among them as soon as it has: see search.with_chosen."""
     start: Start = Start()
     line: int = 0
+    search: Search | None = None
+    chosen: str = ""
+    """How the search came to its choice; "" while it has not."""
+    expects: Mapping[str, float | Literal["no worse"]] = field(default_factory=dict)
+    """Metric -> what its author believes it shifts that by, against its start; changes no job and no verdict."""
+
+    def expected(self, metric: str) -> float | None:
+        """The shift believed in; 0 for "no worse", None where nothing is said."""
+        said = self.expects.get(metric)
+        return 0.0 if isinstance(said, str) else said
 
 
 @dataclass(frozen=True)
@@ -228,6 +274,8 @@ class Study:
     """[evidence] Seeds per run at each declared look, growing; (): one look, at all the seeds there are."""
     spending: Literal["obrien-fleming", "pocock"] = "obrien-fleming"
     """[evidence] How the looks share the error budget."""
+    mix_imported: str = ""
+    """[evidence] Why imported results may be compared with those trained here; "" if they may not."""
 
     def run_named(self, name: str) -> Run:
         """The run behind a name or alias. KeyError if there is none."""
@@ -250,6 +298,11 @@ class Study:
         """Those of `runs` that are rows, as the file orders them."""
         return tuple(sorted((name for name in runs if name in self._places), key=self._places.__getitem__))
 
+    @cached_property
+    def searching(self) -> tuple[Run, ...]:
+        """The rows that are tuned."""
+        return tuple(run for run in self.runs.values() if run.search)
+
     @property
     def trees(self) -> Mapping[str, Tree]:
         return {tree.name: tree for sweep in self.sweeps.values() for tree in sweep.trees}
@@ -264,6 +317,12 @@ def runs_of_sweep(study: Study, sweep: Sweep) -> tuple[str, ...]:
         named |= runs_of(learn.condition)
     resolved = {study.aliases.get(name, name) for name in named - {ITS_START}}
     return study.in_file_order(resolved)
+
+
+def conditions_of(sweep: Sweep) -> tuple[Condition, ...]:
+    """Of every line of its trees, then of its learn lines."""
+    of_trees = [line.condition for tree in sweep.trees for line in tree.lines]
+    return (*of_trees, *(learn.condition for learn in sweep.learn))
 
 
 def runs_of_tree(tree: Tree) -> set[str]:
@@ -288,6 +347,8 @@ def runs_of(condition: Condition) -> set[str]:
     return named
 
 
+TRIAL = "-trial"
+"""The trials of a search for row LR2 are jobs of a run called "LR2-trial", a seed each."""
 REFERENCE = "-start"
 """The reference run of row D1, its start that no row trains, is called "D1-start"."""
 BUDGET = ("samples", "flops", "steps", "epochs")
@@ -334,18 +395,36 @@ def references(study: Study, settings: Settings) -> dict[str, Settings]:
 
 def job_key(study: Study, run: str, seed: int, settings: Settings) -> str:
     """A job's name everywhere: `A1-s42-c16774a1`, run, seed and a hash of what can change its result."""
-    identity = {
-        "recipe": KEY_RECIPE,
-        "trainer": study.trainer.module or study.trainer.command,
-        "seed": seed,
-        "settings": {name: settings[name] for name in sorted(settings) if name in study.stateful},
-        "references": {
-            name: {key: values[key] for key in sorted(values) if key in study.stateful}
-            for name, values in references(study, settings).items()
-        },
+    return job_keys(study, run, (seed,), settings)[0]
+
+
+def job_keys(study: Study, run: str, seeds: Iterable[int], settings: Settings) -> list[str]:
+    """The same for many seeds of a run. The hash is that of one JSON object with sorted keys, "seed" in its place among them."""
+    stateful = {
+        name: {key: value for key, value in values.items() if key in study.stateful}
+        for name, values in references(study, settings).items()
     }
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"{run}-s{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    before = _json({"recipe": KEY_RECIPE, "references": stateful})
+    after = _json(
+        {
+            "settings": {name: value for name, value in settings.items() if name in study.stateful},
+            "trainer": study.trainer.module or study.trainer.command,
+        }
+    )
+    texts = [(seed, f'{before[:-1]},"seed":{seed},{after[1:]}') for seed in seeds]
+    return [f"{run}-s{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}" for seed, text in texts]
+
+
+def run_of(key: str) -> str:
+    """The run that a job's key names."""
+    return key.rsplit("-s", 1)[0]
+
+
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
+IMPORTED = "imported"
+"""Fact of an attempt that was not made here: its source, who brought it in and when. A job has such an attempt alone, or none."""
 
 
 @dataclass(frozen=True)
@@ -362,3 +441,13 @@ class JobResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the trainer said of itself: hashes, samples, flops, versions, `uninformed`."""
     code_hash: str = ""
+
+    @property
+    def imported(self) -> bool:
+        return IMPORTED in self.facts
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether it is known with which settings it was trained; not so for most that was imported."""
+        stamp = self.facts.get(IMPORTED)
+        return stamp is None or (isinstance(stamp, Mapping) and bool(stamp.get("ledger")))

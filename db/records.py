@@ -87,6 +87,7 @@ class DecisionRecord:
     """"rule", or "person"."""
     at: str
     comparisons: tuple[Mapping[str, Any], ...] = ()
+    """What the verdict rests on; of a search's record: its trials, which are no evidence."""
     jobs: Mapping[str, str] = field(default_factory=dict)
     """Job key -> code hash, of every job it rests on."""
     tree_hash: str = ""

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-KNOWN_VERSIONS: tuple[str, ...] = ("0001",)
+KNOWN_VERSIONS: tuple[str, ...] = ("0001", "0002")
 """Every revision of migrations/versions, oldest first."""
 
 VERSION = KNOWN_VERSIONS[-1]
@@ -77,6 +77,16 @@ attempts = Table(
     UniqueConstraint("job_id", "number"),
 )
 Index("one_running_attempt", attempts.c.job_id, unique=True, sqlite_where=attempts.c.state == text("'running'"))
+
+changes = Table(  # the order in which attempts last changed, so that one who follows a study reads only what is new
+    "changes",
+    metadata,
+    Column("attempt_id", Integer, ForeignKey("attempts.id"), primary_key=True, autoincrement=False),
+    Column("study", Text, nullable=False),
+    Column("profile", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    UniqueConstraint("study", "profile", "number"),
+)
 
 metrics = Table(
     "metrics",

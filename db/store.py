@@ -16,9 +16,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -52,12 +53,24 @@ from db.records import (
     Point,
     StoreError,
 )
-from db.schema import attempts, decisions, deviations, frozen, jobs, leases, locks, metrics
+from db.schema import attempts, changes, decisions, deviations, frozen, jobs, leases, locks, metrics
 
 T = TypeVar("T")
 
 Batch = tuple[str, int, Sequence[Point], int]
 """Job, attempt, points read from its metrics.jsonl, bytes of it read so far."""
+
+
+class State(NamedTuple):
+    """How far the records of a study have come."""
+
+    change: int
+    """The newest one of an attempt."""
+    decision: int
+    """Number of the newest record."""
+    locks: tuple[Any, ...]
+    """Another one whenever a lock was made, confirmed or lifted."""
+
 
 IN_MEMORY = ":memory:"
 """The path of a store that has no file."""
@@ -123,6 +136,25 @@ class Store:
         """The same database, seen from another study or profile."""
         return Store(self._engine, self.path, study, profile)
 
+    @staticmethod
+    def copy(path: Path, to: Path) -> None:
+        """Copy a database as a reader sees it, whatever is being written; nothing is changed in it. StoreError if it is none."""
+        written = Path(f"{path}-wal").exists()  # else nobody has it open, and SQLite need not leave its own files beside it
+        with _explained(str(path)):
+            source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{'' if written else '&immutable=1'}", uri=True)
+            copied = sqlite3.connect(to)
+            try:
+                source.backup(copied)
+            finally:
+                copied.close()
+                source.close()
+
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """Every study and profile that has jobs in this database."""
+        with self._reading() as connection:
+            rows = connection.execute(select(jobs.c.study, jobs.c.profile).distinct().order_by(jobs.c.study, jobs.c.profile))
+            return tuple((row.study, row.profile) for row in rows)
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -140,10 +172,30 @@ class Store:
         with self._writing() as connection:
             return connection.execute(sqlite_insert(jobs).on_conflict_do_nothing(), rows).rowcount
 
-    def jobs(self) -> dict[str, JobRecord]:
-        """By key, in the order they were saved."""
+    def take_over(self, whole: Iterable[tuple[JobRecord, AttemptRecord, Iterable[Batch]]]) -> int:
+        """Jobs with an attempt and its points each, in one transaction: a crash leaves all of them or none.
+
+        Returns how many points were new. Jobs that are there stay as they are.
+        """
+        new = 0
+        try:
+            with self._writing() as connection:
+                for job, attempt, batches in whole:
+                    row = {**self._scope, **_columns(job, jobs)}
+                    connection.execute(sqlite_insert(jobs).on_conflict_do_nothing(), row)
+                    self._put_attempt(connection, attempt)
+                    for batch in batches:
+                        new += self._put_batches(connection, [batch])
+        except BaseException:
+            self._ids.clear()  # of rows that are not there after all
+            raise
+        return new
+
+    def jobs(self, runs: Collection[str] | None = None) -> dict[str, JobRecord]:
+        """By key, in the order they were saved. runs: only theirs; None: all."""
+        asked = select(jobs).where(*self._mine(jobs)).order_by(jobs.c.id)
         with self._reading() as connection:
-            rows = connection.execute(select(jobs).where(*self._mine(jobs)).order_by(jobs.c.id))
+            rows = connection.execute(asked if runs is None else asked.where(jobs.c.run.in_(runs)))
             return {row.key: _record(JobRecord, row) for row in rows}
 
     def claim(
@@ -183,16 +235,25 @@ class Store:
                 cluster=cluster,
                 versions=versions or {},
             )
-            connection.execute(insert(attempts), {"job_id": job_id, **_columns(record, attempts)})
+            made = connection.execute(insert(attempts), {"job_id": job_id, **_columns(record, attempts)})
+            self._changed(connection, made.lastrowid)
             return number
 
     def save_attempt(self, record: AttemptRecord) -> None:
         """Make the row of this attempt say what the record says; what was read of its metrics stays."""
         with self._writing() as connection:
-            row = {"job_id": self._job_id(connection, record.job), **_columns(record, attempts)}
-            changed = {name: value for name, value in row.items() if name not in ("job_id", "number")}
-            statement = sqlite_insert(attempts).values(row)
-            connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "number"], set_=changed))
+            self._put_attempt(connection, record)
+
+    def attempts_since(self, change: int) -> list[AttemptRecord]:
+        """Attempts that began, ended or were amended after this change, whoever did it, in the order of their changes.
+
+        What is read of their metrics is no change.
+        """
+        changed = changes.join(attempts, attempts.c.id == changes.c.attempt_id).join(jobs, jobs.c.id == attempts.c.job_id)
+        statement = select(jobs.c.key.label("job"), *attempts.c).select_from(changed)
+        statement = statement.where(*self._mine(changes), changes.c.number > change).order_by(changes.c.number)
+        with self._reading() as connection:
+            return [_attempt(row) for row in connection.execute(statement)]
 
     def attempts(self) -> dict[str, tuple[AttemptRecord, ...]]:
         """Of every job that has any, oldest first."""
@@ -228,6 +289,7 @@ class Store:
                 "facts": {**row.facts, **(facts or {})},
             }
             connection.execute(update(attempts).where(attempts.c.id == row.id).values(ended))
+            self._changed(connection, row.id)
             return True
 
     def update_facts(self, job: str, number: int, facts: Mapping[str, Any]) -> None:
@@ -237,6 +299,13 @@ class Store:
             merged = {**row.facts, **facts}
             if merged != row.facts:
                 connection.execute(update(attempts).where(attempts.c.id == row.id).values(facts=merged))
+                self._changed(connection, row.id)
+
+    def state(self) -> State:
+        """How far the records have come: tells by one query whether there is anything new to read."""
+        with self._reading() as connection:
+            change, decision, *of_locks = connection.execute(self._state).one()
+        return State(change or 0, decision or 0, tuple(of_locks))
 
     # ---------------------------------------------------------------- metrics
 
@@ -251,13 +320,7 @@ class Store:
         StoreError if an attempt is not in the database.
         """
         with self._writing() as connection:
-            found: list[tuple[int, str, int, float | None]] = []
-            for job, number, points, offset in batches:
-                attempt_id = self._attempt_id(connection, job, number)
-                found += [(attempt_id, p.name, p.step, p.value if p.value == p.value else None) for p in points]
-                read = update(attempts).where(attempts.c.id == attempt_id, attempts.c.read_bytes < offset)
-                connection.execute(read.values(read_bytes=offset))
-            return connection.exec_driver_sql(INSERT_POINTS, found).rowcount if found else 0
+            return self._put_batches(connection, batches)
 
     def offsets(self) -> dict[tuple[str, int], int]:
         """(job, attempt) -> bytes of its metrics.jsonl that are in the database."""
@@ -298,6 +361,12 @@ class Store:
                 found.setdefault(key, {})[name] = next(iter(steps.items()))
         return found
 
+    def all_metric_names(self) -> tuple[str, ...]:
+        """What any job measured, by name."""
+        statement = self._joined(metrics.c.name).join(metrics, metrics.c.attempt_id == attempts.c.id)
+        with self._reading() as connection:
+            return tuple(connection.scalars(statement.distinct().order_by(metrics.c.name)))
+
     def metric_names(self, job: str) -> tuple[str, ...]:
         """What the job measured, by name."""
         statement = self._joined(metrics.c.name, keys=[job]).join(metrics, metrics.c.attempt_id == attempts.c.id)
@@ -330,9 +399,13 @@ class Store:
 
     def all_decisions(self) -> tuple[DecisionRecord, ...]:
         """Every record, superseded ones included, in the order they were taken."""
+        return self.decisions_since(0)
+
+    def decisions_since(self, number: int) -> tuple[DecisionRecord, ...]:
+        """Every record after this one, in the order they were taken."""
         with self._reading() as connection:
-            rows = connection.execute(select(decisions).where(*self._mine(decisions)).order_by(decisions.c.number))
-            return tuple(_decision(row) for row in rows)
+            mine = select(decisions).where(*self._mine(decisions), decisions.c.number > number)
+            return tuple(_decision(row) for row in connection.execute(mine.order_by(decisions.c.number)))
 
     def save_lock(self, record: LockRecord) -> None:
         """The lock from now on. Twice is harmless; (hash, at) is the key; what may change later: confirmed, or lifted."""
@@ -419,6 +492,15 @@ class Store:
 
     # ---------------------------------------------------------------- inside
 
+    @cached_property
+    def _state(self) -> Select[Any]:
+        """Made once: putting a statement together takes longer than running it."""
+        return select(
+            select(func.max(changes.c.number)).where(*self._mine(changes)).scalar_subquery(),
+            select(func.max(decisions.c.number)).where(*self._mine(decisions)).scalar_subquery(),
+            select(func.count(), func.sum(locks.c.provisional), func.max(locks.c.lifted_at)).where(*self._mine(locks)).subquery(),
+        )
+
     @property
     def _scope(self) -> dict[str, str]:
         return {"study": self.study, "profile": self.profile}
@@ -450,8 +532,30 @@ class Store:
         wanted = func.json_each(json.dumps(list(keys))).table_valued("value")
         return statement.where(jobs.c.key.in_(select(wanted.c.value)))
 
+    def _put_attempt(self, connection: Connection, record: AttemptRecord) -> None:
+        row = {"job_id": self._job_id(connection, record.job), **_columns(record, attempts)}
+        changed = {name: value for name, value in row.items() if name not in ("job_id", "number")}
+        statement = sqlite_insert(attempts).values(row)
+        connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "number"], set_=changed))
+        self._changed(connection, self._attempt_row(connection, record.job, record.number).id)
+
+    def _put_batches(self, connection: Connection, batches: Iterable[Batch]) -> int:
+        found: list[tuple[int, str, int, float | None]] = []
+        for job, number, points, offset in batches:
+            attempt_id = self._attempt_id(connection, job, number)
+            found += [(attempt_id, p.name, p.step, p.value if p.value == p.value else None) for p in points]
+            read = update(attempts).where(attempts.c.id == attempt_id, attempts.c.read_bytes < offset)
+            connection.execute(read.values(read_bytes=offset))
+        return connection.exec_driver_sql(INSERT_POINTS, found).rowcount if found else 0
+
     def _attempts(self) -> Select[Any]:
         return self._joined(jobs.c.key.label("job"), *attempts.c)
+
+    def _changed(self, connection: Connection, attempt_id: int) -> None:
+        """An attempt is not what it was. There is one writer at a time, so numbers are seen in their order."""
+        number = select(func.coalesce(func.max(changes.c.number), 0) + 1).where(*self._mine(changes)).scalar_subquery()
+        statement = sqlite_insert(changes).values(**self._scope, attempt_id=attempt_id, number=number)
+        connection.execute(statement.on_conflict_do_update(index_elements=["attempt_id"], set_={"number": number}))
 
     def _job_id(self, connection: Connection, job: str) -> int:
         found = connection.scalar(select(jobs.c.id).where(*self._mine(jobs), jobs.c.key == job))
@@ -544,7 +648,8 @@ def _moment(text: str) -> datetime:
 def _path_of(url: str) -> Path:
     name = url.removeprefix("sqlite:///")
     if re.match(r"[A-Za-z][A-Za-z0-9+]*://", name):
-        raise StoreError(f"{url}: the database is an SQLite file; give a path, or sqlite:///path")
+        shown = re.sub(r"//[^/@]*@", "//…@", url)  # a password is not repeated
+        raise StoreError(f"{shown}: the database is an SQLite file; give a path, or sqlite:///path")
     return Path(name).absolute()
 
 

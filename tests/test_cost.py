@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.cost import Task, cost, critical_path, gpu_hours, hours_of, schedule, totals
+from ablate.cost import Hours, Task, cost, critical_path, gpu_hours, hours_of, schedule, totals
 from ablate.study import UserError
 from tests.studies import study
 
@@ -21,6 +21,15 @@ from tests.studies import study
 )
 def test_measured_hours_replace_declared_ones(finished, hours):
     assert hours_of(study(), "F1", finished) == hours
+
+
+def test_hours_added_one_by_one_are_those_of_all_at_once():
+    finished = {"F1": [2.0, 4.0], "F3": [9.0], "LR2-trial": [0.5]}
+    all_at_once, one_by_one = Hours(study(), finished), Hours(study(), {})
+    for run in ("F3", "F1", "LR2-trial", "F1"):
+        one_by_one.add(run, finished[run].pop(0))
+    for run in ("F1", "F3", "F2", "LR4-trial"):
+        assert one_by_one.of(run) == (pytest.approx(all_at_once.of(run)[0]), "measured")
 
 
 def test_money_is_gpu_hours_times_the_price():

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from ablate import collect, intervene
+from ablate.claim import claim
+from ablate.clock import utc_now
 from ablate.desk import Desk
 from ablate.gang import Gang, Stop, run_gang
 from ablate.intervene import launch_is_asked_to_stop, retry, stop_all, stop_jobs
 from ablate.jobs import Cluster
-from ablate.launch import claim, utc_now
 from ablate.plan import FAILURE, PlannedJob
 from ablate.provenance import Provenance
 from ablate.study import UserError
@@ -100,6 +101,13 @@ def test_a_wish_to_stop_is_meant_for_the_launch_that_ran_then(desk: Desk) -> Non
     desk.store.release_lease("ada@here:1")
     later = desk.store.acquire_lease("ada@here:1", "2026-11-22T13:00:00Z", 60.0)
     assert not launch_is_asked_to_stop(desk.folders, later)
+
+
+def test_stopping_everything_does_not_undo_that_a_job_was_stopped_for_good(desk: Desk) -> None:
+    folder = begin(desk)
+    stop_jobs(desk, [job(desk)], NOW)
+    assert stop_all(desk, NOW) == (["A1-s42"], "")
+    assert intervene.held_by(folder)
 
 
 def test_a_gang_stops_when_its_folder_says_so(desk: Desk) -> None:

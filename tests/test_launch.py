@@ -18,9 +18,10 @@ from typing import Any, Literal
 import pytest
 
 from ablate import evidence
+from ablate.clock import utc_now
 from ablate.desk import Desk, open_desk
 from ablate.jobs import Cluster
-from ablate.launch import Event, Options, Outcome, Tick, launch, train_here, utc_now
+from ablate.launch import Event, Options, Outcome, Tick, launch, train_here
 from ablate.lock import NotYet
 from ablate.runs_toml import read_study
 from ablate.study import UserError
@@ -58,6 +59,17 @@ def desk_of(folder: Path, text: str = SMALL) -> Desk:
 
 def run(desk: Desk, cluster: Cluster, witness: Witness | None = None, **options: Any) -> Outcome:
     return launch(desk, Options(gpus=4, **options), witness or Witness(), lambda *_: nullcontext(cluster))
+
+
+def test_a_trainer_that_is_not_there_is_refused_before_anything_is_frozen(tmp_path: Path) -> None:
+    desk = desk_of(tmp_path, SMALL.replace('"examples.quick.train"', '"examples.quick.trian"', 1))
+
+    def connect(*_: Any) -> Any:
+        raise AssertionError("nothing may be booked")
+
+    with pytest.raises(UserError, match=r"the trainer 'examples\.quick\.trian' cannot be found"):
+        launch(desk, Options(gpus=4), Witness(), connect)
+    assert desk.store.frozen() is None
 
 
 def states(desk: Desk) -> dict[str, str]:

@@ -304,6 +304,10 @@ def test_a_numbered_decision_twice_is_harmless_and_another_content_is_refused(st
     assert store.add_decision(decision("lr", "LR2"), above=9) == 10
 
 
+def locked(at: str) -> LockRecord:
+    return LockRecord({"x": 1}, {"x": "baseline"}, {"freeze": 1}, (), "F3", True, "hash", at)
+
+
 def test_a_lock_holds_until_it_is_lifted(store: Store) -> None:
     first = LockRecord({"x": 1}, {"x": "baseline"}, {"freeze": 1}, ("a, b",), "F3", True, "hash", NOW)
     assert store.lock() is None
@@ -419,7 +423,7 @@ def test_a_newer_database_says_so(store: Store, path: Path) -> None:
     newer.close()
     with pytest.raises(StoreError) as caught:
         Store.open(path, "study", "tiny")
-    assert str(caught.value) == f"{path}: written by a newer ablate (schema 0007; this one knows up to 0001); upgrade ablate"
+    assert str(caught.value) == f"{path}: written by a newer ablate (schema 0007; this one knows up to 0002); upgrade ablate"
 
 
 def test_somebody_elses_database_is_left_alone(path: Path) -> None:
@@ -440,6 +444,8 @@ def test_a_folder_in_the_databases_place_says_so(path: Path) -> None:
 def test_only_sqlite_is_understood(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the database is an SQLite file; give a path, or sqlite:///path"):
         Store.open("postgresql://host/db", "study", "tiny")
+    with pytest.raises(StoreError, match=r"^postgresql://…@host/db: "):
+        Store.open("postgresql://me:secret@host/db", "study", "tiny")
     Store.open(f"sqlite:///{tmp_path}/x.sqlite", "study", "tiny").close()
     assert (tmp_path / "x.sqlite").exists()
 
@@ -466,6 +472,42 @@ tmpfs /tmp tmpfs rw 0 0
 )
 def test_a_network_disk_is_recognised(path: str, found: tuple[str, str] | None) -> None:
     assert network_mount(Path(path), MOUNTS) == found
+
+
+# ---------------------------------------------------------------- what is new
+
+
+def test_who_follows_a_study_reads_what_changed_whoever_changed_it_and_nothing_else(store: Store, path: Path) -> None:
+    somebody, elsewhere = Store.open(path, "study", "tiny"), store.scoped("study", "full")
+    elsewhere.save_jobs([job("F1")])
+    before = store.state()
+    claimed(somebody, "F1"), claimed(somebody, "F3"), claimed(elsewhere, "F1")
+    assert [record.job for record in store.attempts_since(before.change) if record.state == "running"] == ["F1", "F3"]
+    begun = store.state()
+    somebody.add_points("F3", 1, points(1, {1: 0.5}, key="F3"), 100)
+    assert store.state() == begun, "what is read of an attempt's metrics is no change of the attempt"
+    somebody.end_attempt("F3", 1, "failed", "!", LATER)
+    somebody.end_attempt("F1", 1, "done", "", LATER)
+    somebody.update_facts("F3", 1, {"forgiven": "me"})
+    changed = [(record.job, record.state, dict(record.facts)) for record in store.attempts_since(begun.change)]
+    assert changed == [("F1", "done", {}), ("F3", "failed", {"forgiven": "me"})], "in the order of their last changes"
+    assert store.attempts_since(store.state().change) == []
+
+
+def test_decisions_and_locks_move_the_state_too(store: Store) -> None:
+    seen = [store.state()]
+    for write in (
+        lambda: store.add_decision(decision("freeze", "F1")),
+        lambda: store.save_lock(locked(NOW)),
+        lambda: store.save_lock(replace(locked(NOW), provisional=False)),
+        lambda: store.lift_lock(LATER, "why not"),
+        lambda: store.save_lock(locked(LATER)),
+    ):
+        write()
+        assert store.state() not in seen
+        seen.append(store.state())
+    assert [record.name for record in store.decisions_since(0)] == ["freeze"]
+    assert store.decisions_since(1) == ()
 
 
 # ---------------------------------------------------------------- schema
