@@ -31,8 +31,10 @@ from ablate.folders import read_json_table
 from ablate.freeze import content_hash, tree_hash
 from ablate.lock import CONFIRMATION, NotYet, make_lock
 from ablate.plan import Plan, make_plan
+from ablate.search import SEARCH_OF, choose, declaration, is_search
 from ablate.stale import turned_below
 from ablate.study import ENDED, LOCKED, JobResult
+from ablate.trials import trials_of
 from db.records import DecisionRecord, LockRecord
 
 Verdict = Literal["follows", "moved", "fell"]
@@ -62,6 +64,7 @@ def audit(desk: Desk) -> tuple[Finding, ...]:
     found = [replace(examine(desk, record), today=known.get(record.name)) for record in standing if record.name in trees]
     gone = [record for record in standing if record.name not in trees and not _is_note(record)]
     found += [Finding(record.name, "fell", ("the file has no such tree any more",), record, None) for record in gone]
+    found += [_examine_search(desk, record) for record in standing if is_search(record)]
     held = desk.store.lock()
     if held is None:
         return tuple(found)
@@ -133,6 +136,27 @@ def recorded_results(desk: Desk, keys: Collection[str]) -> dict[str, list[JobRes
             )
     order = {run: place for place, run in enumerate(desk.study.runs)}
     return dict(sorted(found.items(), key=lambda item: order.get(item[0].removesuffix("-start"), len(order))))
+
+
+def _examine_search(desk: Desk, record: DecisionRecord) -> Finding:
+    """What a search chose, chosen again from the rows of its trials."""
+    bare = replace(record, comparisons=())  # those are trials
+    row = desk.study.runs.get(record.name.removeprefix(SEARCH_OF))
+    before = {each.name: each for each in desk.store.all_decisions() if each.number < record.number}
+    if row is None or row.search is None or declaration(desk.study, row, before) != record.tree_hash:
+        return Finding(record.name, "fell", ("the file searches elsewhere, or with another budget, than then",), bare, None)
+    again = choose(desk.study, row, trials_of(desk, desk.plan(), row), record.tree_hash, record.at)
+    if again is None or (again.took, again.sets) != (record.took, dict(record.sets)):
+        follows = f"{again.took}: {again.because}" if again else "nothing"
+        problem = f"it took {record.took}: {record.because}; from these numbers follows {follows}"
+        return Finding(record.name, "fell", (problem,), bare, again and replace(again, comparisons=()))
+    problems = [*_unlike_file(desk, record)]
+    problems += [
+        f"{old['job']} scored {old['score']}, the database says {new['score']}"
+        for old, new in zip(record.comparisons, again.comparisons, strict=False)
+        if (old["job"], old["score"]) != (new["job"], new["score"])
+    ]
+    return Finding(record.name, "moved" if problems else "follows", tuple(problems), bare, replace(again, comparisons=()))
 
 
 # ---------------------------------------------------------------- what changed

@@ -117,7 +117,7 @@ def _comparison(
     confirm = study.confirm
     assert confirm is not None, "see judge"
     metric, beside = study.metrics[confirm.on], FRESH.format(run=confirm.against)
-    pool = noise_pool(metric, {**results, LOCKED: fresh[LOCKED], beside: fresh[confirm.against]}, _budget(fresh))
+    pool = noise_pool(metric, {**results, LOCKED: fresh[LOCKED], beside: fresh[confirm.against]}, _budget(fresh), imported=False)
     declared = [name for name, source in lock.sources.items() if source != "baseline"]
     return compare(
         metric,

@@ -3,7 +3,8 @@
 A tree is read from the top. A line holds, does not hold, or is missing (a job it needs has not ended); the tree waits at the
 first line that is missing while none above it holds. Measured but inconclusive is "does not hold".
 
-Where looks are declared, every level below is the nominal one of the look that is judged (looks.py).
+Where looks are declared, two runs are compared by the seeds of the look that both have reached, and every level below is the
+nominal one of that look (looks.py): each look of a pair is judged once, whatever more seeds one of its runs has for another pair.
 
 Error budget: `wrong_adoptions` is split evenly over the study's trees; within a tree, Holm's procedure over every pair and metric
 that some line asks `better` or `worse` about, blocked comparisons included. While some of these are missing, a verdict counts
@@ -34,10 +35,10 @@ from ablate.compare import (
     within,
 )
 from ablate.conditions import ITS_START, Answer, AnyOf, Atom, Compared, Condition, Ended, Took, Within, atoms, evaluate, near
-from ablate.fairness import ledger
+from ablate.fairness import imported, ledger
 from ablate.freeze import tree_hash
-from ablate.looks import level_at, looked_at
-from ablate.study import ENDED, JobResult, Learn, Line, Study, Sweep, Tree, UserError
+from ablate.looks import EXPLORATORY, Asked, Standing, level_at, reached
+from ablate.study import ENDED, REFERENCE, JobResult, Learn, Line, Study, Sweep, Tree, UserError, runs_of
 from db.records import DecisionRecord
 
 EQUIVALENCE_LEVEL = 0.05
@@ -112,6 +113,47 @@ def decide_sweep(
         tuple(answer for answer in learned if isinstance(answer, Learned)),
         (*waiting, *(answer for answer in learned if isinstance(answer, str))),
     )
+
+
+def asked_by(
+    study: Study,
+    sweep: Sweep,
+    results: Mapping[str, Sequence[JobResult]],
+    earlier: Mapping[str, DecisionRecord],
+    its_start: Mapping[str, str],
+) -> tuple[Asked, ...]:
+    """What more seeds could still change in a sweep: the lines above the one each tree took, then its learn lines.
+
+    As `decide_sweep`, at the levels the lines are judged at.
+    """
+    facts = _Facts(study, sweep, results, earlier, its_start)
+    last, found = max(len(study.looks), 1), []
+    alpha = study.wrong_adoptions / max(len(study.trees), 1)
+    for tree in sweep.trees:
+        record = earlier.get(tree.name)
+        asked = [atom for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared | Within)]
+        family = {_pair(facts, atom) for atom in asked if isinstance(atom, Compared) and atom.verdict in ("better", "worse")}
+        final = (facts.nominal(alpha / max(len(family), 1), last), facts.equivalence(last))
+        evidence = _evidence(facts, asked, alpha)
+        if record is not None and record.status == "decided":
+            above = next((place for place, line in enumerate(tree.lines) if line.text == record.line), 0)
+            found += [_asked(facts, tree.name, line, evidence, final) for line in tree.lines[:above]]
+    for learn in sweep.learn:
+        asked = [atom for atom in atoms(learn.condition) if isinstance(atom, Compared | Within)]
+        final = (facts.nominal(LEARN_LEVEL, last), facts.equivalence(last))
+        found.append(_asked(facts, "", learn, _learn_evidence(facts, asked), final))
+    return tuple(found)
+
+
+def _asked(facts: _Facts, tree: str, line: Line | Learn, evidence: _Evidence, final: tuple[float, float]) -> Asked:
+    """final: levels at the last look, of better and worse, and of no worse and same."""
+    known = {}
+    for atom in atoms(line.condition):
+        one = evidence.comparisons.get(_key(atom)) if isinstance(atom, Compared | Within) else None
+        measured = one if isinstance(one, Comparison) else None
+        runs = _runs(facts, [atom]) if isinstance(atom, Compared | Within) else []
+        known[atom] = Standing(_answer(facts, evidence, atom)[0], measured, tuple(runs), *final)
+    return Asked(tree, line.text, line.condition, known)
 
 
 def overrule(
@@ -196,27 +238,40 @@ class _Facts:
     """Run -> why a verdict on it is exploratory."""
     edits: Mapping[str, str] = field(default_factory=dict)
     """What was changed since it was frozen -> why."""
-    look: int = 1
-    """The declared look that is judged."""
-    pools: dict[tuple[str, Any, Any], Pool] = field(default_factory=dict)
+    pools: dict[tuple[str, Any, Any, Any], Pool] = field(default_factory=dict)
     """Metric -> its pool, filled as it is asked for."""
 
-    def at_look_of(self, runs: Sequence[str]) -> _Facts:
-        """The same facts, judged at the look that these runs are at."""
-        return replace(self, look=looked_at(self.results, runs, self.study.looks))
+    def look(self, *runs: str) -> int:
+        """The look that all of these runs have reached."""
+        declared = {run: len(self.study.seeds.get(self.name(run).removesuffix(REFERENCE), ())) for run in runs}
+        return min(reached(self.study.looks, len(self.jobs(run)), declared[run]) for run in runs)
 
-    def nominal(self, alpha: float) -> float:
-        """The two-sided level at this look, when all looks together may spend `alpha`."""
-        return level_at(alpha, self.look, self.study.looks, self.study.spending)
+    def nominal(self, alpha: float, look: int) -> float:
+        """The two-sided level at a look, when all looks together may spend `alpha`."""
+        return level_at(alpha, look, self.study.looks, self.study.spending)
+
+    def jobs_at(self, run: str, look: int) -> Sequence[JobResult]:
+        """The jobs of a run that this look sees."""
+        if len(self.study.looks) < 2:
+            return self.jobs(run)
+        seen = self.study.seeds[self.name(run).removesuffix(REFERENCE)][: self.study.looks[look - 1]]
+        return [job for job in self.jobs(run) if job.seed in seen]
 
     def labels(self, metric: str, *runs: str) -> tuple[str, ...]:
         """What a reader must know of a comparison of these runs."""
         looks = self.study.looks
-        look = (f"look {self.look} of {len(looks)} ({looks[self.look - 1]} seeds per run)",) if len(looks) > 1 else ()
+        at = self.look(*runs)
+        look = (f"look {at} of {len(looks)} (up to {looks[at - 1]} seeds per run)",) if len(looks) > 1 else ()
         names = [self.name(run) for run in runs]
-        touching = (f"metrics.{metric}.", "wrong_adoptions ", f"sweeps.{self.sweep.name}.", *(f"seeds.{run} " for run in names))
+        of_runs = [f"seeds.{run} " for run in names]
+        touching = (f"metrics.{metric}.", "wrong_adoptions ", "mix_imported ", f"sweeps.{self.sweep.name}.", *of_runs)
         deviates = [f"deviates: {edit} (reason: {why})" for edit, why in self.edits.items() if edit.startswith(touching)]
-        return (*look, *(f"exploratory: {self.undeclared[run]}" for run in names if run in self.undeclared), *deviates)
+        origin = [text] if (text := self.imported(runs)) else []
+        return (*look, *origin, *(f"exploratory: {self.undeclared[run]}" for run in names if run in self.undeclared), *deviates)
+
+    def imported(self, runs: Collection[str]) -> str:
+        """What a reader must know of these runs' jobs because of where they are from; "" if all were trained here."""
+        return imported([job for run in runs for job in self.jobs(run) if job.state in ENDED], self.study.mix_imported)
 
     def name(self, run: str) -> str:
         return self.study.aliases.get(run, run)
@@ -226,7 +281,9 @@ class _Facts:
 
     def pool(self, metric: str, *runs: str) -> Pool:
         """The noise among jobs like those of `runs`: at their budget, judged on their validation set."""
-        like = (metric, self._usual("samples", runs), self._usual("eval_hash", runs))
+        origins = {job.imported for run in runs for job in self.jobs(run) if job.state == "done"}
+        origin = origins.pop() if len(origins) == 1 else None
+        like = (metric, self._usual("samples", runs), self._usual("eval_hash", runs), origin)
         if like not in self.pools:
             self.pools[like] = noise_pool(self.study.metrics[metric], self.results, *like[1:])
         return self.pools[like]
@@ -239,8 +296,10 @@ class _Facts:
         theirs = {job.facts[fact] for run in runs for job in self.jobs(run) if job.state == "done" and fact in job.facts}
         return max(theirs, key=lambda value: (counted[value], str(value)), default=None)
 
-    def scores(self, run: str, metric: str) -> Scores:
-        return scores(self.study.metrics[metric], run, self.jobs(run), self.name(run))
+    def scores(self, run: str, metric: str, look: int = 0) -> Scores:
+        """look: only what this look sees; 0: every job there is."""
+        jobs = self.jobs_at(run, look) if look else self.jobs(run)
+        return scores(self.study.metrics[metric], run, jobs, self.name(run))
 
     def unended(self, run: str) -> str:
         """Why the jobs of a run are not all there yet; "" if they are."""
@@ -278,25 +337,26 @@ class _Facts:
         if reasons := [reason for run in runs if (reason := self.unended(run))]:
             return _Missing(", ".join(reasons))
         if isinstance(atom, Within):
-            metric, pool = self.study.metrics[atom.metric], self.pool(atom.metric, atom.run)
-            made = within(metric, self.scores(atom.run, atom.metric), atom.distance, atom.of, pool, self._equivalence)
+            metric, pool, look = self.study.metrics[atom.metric], self.pool(atom.metric, atom.run), self.look(atom.run)
+            seen = self.scores(atom.run, atom.metric, look)
+            made = within(metric, seen, atom.distance, atom.of, pool, self.equivalence(look))
             return replace(made, labels=self.labels(atom.metric, atom.run))
         return self.pair(runs[0], runs[1], atom.metric, alpha)
 
     def pair(self, a: str, b: str, metric: str, alpha: float) -> Comparison:
-        """Two runs, with the jobs that have ended."""
-        checks = ledger(self.jobs(a), self.jobs(b), self._declared(a) | self._declared(b), self.study.stateful)
+        """Two runs, with the jobs that have ended; `alpha` is what all looks together may spend."""
+        look = self.look(a, b)
+        declared = self._declared(a) | self._declared(b)
+        checks = ledger(self.jobs_at(a, look), self.jobs_at(b, look), declared, self.study.stateful, self.study.mix_imported)
         refused = refusal(self.study, self.its_start, a, b)
-        left, right = self.scores(a, metric), self.scores(b, metric)
-        made = compare(
-            self.study.metrics[metric], left, right, self.pool(metric, a, b), alpha, self._equivalence, checks, refused
-        )
+        left, right = self.scores(a, metric, look), self.scores(b, metric, look)
+        level, pool = self.nominal(alpha, look), self.pool(metric, a, b)
+        made = compare(self.study.metrics[metric], left, right, pool, level, self.equivalence(look), checks, refused)
         return replace(made, labels=self.labels(metric, a, b))
 
-    @property
-    def _equivalence(self) -> float:
-        """Of each one-sided bound of `no worse` and `same`, at this look."""
-        return self.nominal(2 * EQUIVALENCE_LEVEL) / 2
+    def equivalence(self, look: int) -> float:
+        """Of each one-sided bound of `no worse` and `same`, at a look."""
+        return self.nominal(2 * EQUIVALENCE_LEVEL, look) / 2
 
     def other(self, atom: Compared) -> str:
         """Name of the run that `atom.a` is compared with; "" while its start is not known."""
@@ -322,8 +382,7 @@ def compare_pair(
     results, undeclared: as for `decide_sweep`. Runs of different starts are refused: the comparison says why, and nothing holds.
     """
     facts = _Facts(study, Sweep("", "", (), ""), results, {}, its_start, undeclared or {})
-    facts = facts.at_look_of([facts.name(a), facts.name(b)])
-    return tuple(facts.pair(a, b, metric, facts.nominal(alpha)) for metric in metrics)
+    return tuple(facts.pair(a, b, metric, alpha) for metric in metrics)
 
 
 def refusal(study: Study, its_start: Mapping[str, str], a: str, b: str) -> str:
@@ -381,17 +440,20 @@ def _evidence(facts: _Facts, asked: Sequence[Compared | Within], alpha: float) -
     """Make the comparisons and give each its level: Holm over the pairs asked for `better` or `worse`."""
     found = {_key(atom): facts.comparison(atom, alpha) for atom in asked}
     family: dict[frozenset[str], float | None] = {}
+    looks: list[int] = []
     for atom in asked:
-        if isinstance(atom, Compared) and atom.verdict in ("better", "worse"):
-            family.setdefault(_pair(facts, atom), _p(found[_key(atom)]))
-    strictest = facts.nominal(alpha / max(len(family), 1))
+        if isinstance(atom, Compared) and atom.verdict in ("better", "worse") and _pair(facts, atom) not in family:
+            family[_pair(facts, atom)] = _p(found[_key(atom)])
+            looks.append(_look(facts, atom))
 
     def judged(unknown: float) -> dict[tuple[Any, ...], Comparison | _Missing]:
         p = [unknown if value is None else value for value in family.values()]
-        levels = dict(zip(family, holm_levels(p, alpha, facts.nominal), strict=True))
+        of_family = holm_levels(p, alpha, lambda place, share: facts.nominal(share, looks[place]))
+        levels = dict(zip(family, of_family, strict=True))
         moved = dict(found)
         for atom in asked:
             if isinstance(of_atom := found[_key(atom)], Comparison) and isinstance(atom, Compared):
+                strictest = facts.nominal(alpha / max(len(family), 1), _look(facts, atom))
                 moved[_key(atom)] = at_level(of_atom, levels.get(_pair(facts, atom), strictest))
         return moved
 
@@ -402,7 +464,6 @@ def _evidence(facts: _Facts, asked: Sequence[Compared | Within], alpha: float) -
 def _decide_tree(facts: _Facts, tree: Tree, now: str, hours_of: Callable[[str], float]) -> DecisionRecord:
     study = facts.study
     asked = [atom for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared | Within)]
-    facts = facts.at_look_of(_runs(facts, asked))
     evidence = _evidence(facts, asked, study.wrong_adoptions / max(len(study.trees), 1))
     for line in tree.lines:
         holds, known = _judge(facts, evidence, line.condition)
@@ -414,7 +475,7 @@ def _decide_tree(facts: _Facts, tree: Tree, now: str, hours_of: Callable[[str], 
             continue
         numbers = _numbers_text(known) if known else _blocked_text(evidence)
         return replace(
-            _record(facts, tree, now, "decided", _told(facts, asked, line.because, numbers)),
+            _record(facts, tree, now, "decided", _origin(facts, tree.lines) + _told(facts, asked, line.because, numbers)),
             took=taken,
             line=line.text,
             sets={} if line.take.kind == "its start" or taken == STOP else dict(study.run_named(taken).changes),
@@ -426,25 +487,36 @@ def _decide_tree(facts: _Facts, tree: Tree, now: str, hours_of: Callable[[str], 
 
 
 def _told(facts: _Facts, asked: Sequence[Compared | Within], because: str, numbers: str) -> str:
-    """Why, by which numbers; and that it is exploratory, where a look was not declared."""
+    """Why, by which numbers; first of all that it is exploratory, where a look was not declared: no screen cuts that off."""
     exploratory = [facts.undeclared[run] for run in _runs(facts, asked) if run in facts.undeclared]
-    told = f"{because}: {numbers}" if numbers else because
-    return f"{told} (exploratory: {'; '.join(exploratory)})" if exploratory else told
+    told = f"{because}: {numbers}" if because and numbers else because or numbers
+    return f"{EXPLORATORY}: {told} ({'; '.join(exploratory)})" if exploratory else told
+
+
+def _origin(facts: _Facts, lines: Sequence[Line | Learn]) -> str:
+    """ "imported: no fairness ledger; " before a reason that rests on such results; first, so that no screen cuts it off."""
+    named = {run for line in lines for run in runs_of(line.condition)}
+    starts = {facts.its_start.get(facts.name(run), "") for run in named} if ITS_START in named else set()
+    text = facts.imported({facts.name(run) for run in named | starts})
+    return f"{text}; " if text else ""
 
 
 def _learn(facts: _Facts, learn: Learn) -> Learned | str | None:
     """The line if it holds, what it waits for, or None."""
     asked = [atom for atom in atoms(learn.condition) if isinstance(atom, Compared | Within)]
-    facts = facts.at_look_of(_runs(facts, asked))
-    found = {_key(atom): facts.comparison(atom, facts.nominal(LEARN_LEVEL)) for atom in asked}
-    evidence = _Evidence(found, found)
+    evidence = _learn_evidence(facts, asked)
     holds, known = _judge(facts, evidence, learn.condition)
     if holds is None:
         return f"{learn.text}: {_missing_text(known)}"
     if not holds:
         return None
-    because = _told(facts, asked, "", _numbers_text(known)).removeprefix(": ")
+    because = _origin(facts, [learn]) + _told(facts, asked, "", _numbers_text(known))
     return Learned(learn.text, learn.say, because, tuple(as_json(item) for item in evidence.measured))
+
+
+def _learn_evidence(facts: _Facts, asked: Sequence[Compared | Within]) -> _Evidence:
+    found = {_key(atom): facts.comparison(atom, LEARN_LEVEL) for atom in asked}
+    return _Evidence(found, found)
 
 
 _Known = Mapping[Atom, tuple[Answer, str]]
@@ -631,6 +703,12 @@ def _pair(facts: _Facts, atom: Compared | Within) -> frozenset[str]:
     if isinstance(atom, Within):
         return frozenset()
     return frozenset((facts.name(atom.a), facts.name(facts.other(atom)) or ITS_START, f"on {atom.metric}"))
+
+
+def _look(facts: _Facts, atom: Compared) -> int:
+    """The look its two runs have reached; 1 while one of them is not known."""
+    runs = [atom.a, facts.other(atom)]
+    return facts.look(*runs) if all(runs) else 1
 
 
 def _p(found: Comparison | _Missing) -> float | None:

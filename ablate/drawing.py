@@ -16,7 +16,7 @@ from ablate.answers import Answer
 WIDTH = 100
 PROGRESS = 16
 """Columns of a progress bar."""
-ORDER = ("done", "diverged", "running", "ready", "interrupted", "waiting", "skipped", "failed")
+ORDER = ("done", "diverged", "running", "ready", "interrupted", "waiting", "skipped", "stopped", "failed")
 STYLES = {
     "done": "green",
     "decided": "green",
@@ -31,6 +31,7 @@ STYLES = {
     "failed": "bold red",
     "lost": "bold red",
     "skipped": "dim",
+    "stopped": "dim",
     "stale": "yellow",
     "confirmed": "green",
     "locked": "",

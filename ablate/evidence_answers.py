@@ -84,7 +84,9 @@ def draw(answer: Answer, path: Path) -> None:
     """The forest plot of a `compare` document as a file. UserError where it cannot be written."""
     from ablate.forest import forest, save
 
-    save(forest(answer["comparisons"], f"{answer['study']} ({answer['profile']}): {answer['a']} against {answer['b']}"), path)
+    origin = {label for one in answer["comparisons"] for label in one["labels"] if label.startswith("imported")}
+    title = f"{answer['study']} ({answer['profile']}): {answer['a']} against {answer['b']}"
+    save(forest(answer["comparisons"], "\n".join((title, *sorted(origin)))), path)
 
 
 # ---------------------------------------------------------------- decide --explain, audit
@@ -147,6 +149,7 @@ def _finding(one: Finding) -> Answer:
         "because": record.because,
         "sets": dict(record.sets),
         "jobs": dict(record.jobs),
+        "labels": sorted({label for of in record.comparisons for label in of.get("labels", ())}),
         "tree_hash": record.tree_hash,
         "again": {"took": again.took, "line": again.line} if isinstance(again, DecisionRecord) else None,
         "today": {"took": one.today.took, "line": one.today.line, "status": one.today.status} if one.today else None,

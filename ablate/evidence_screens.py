@@ -131,8 +131,9 @@ def _beside(one: Answer) -> Iterator[str]:
 
 
 def _by_sample(of: Answer) -> str:
+    clusters = f"{of['clusters']:,} {of['by'].replace(' or ', 's and ')}s"
     return (
-        f"these checkpoints, over {of['samples']:,} validation samples ({of['clusters']:,} {of['by']}s): "
+        f"these checkpoints, over {of['samples']:,} validation samples ({clusters}): "
         f"{of['delta']:+.3g} [{of['low']:+.3g}, {of['high']:+.3g}]; shown, never a verdict"
     )
 
@@ -241,6 +242,8 @@ def audit(answer: Answer) -> None:
     drawing.title(console, answer, f"audit: {told if every else 'nothing is decided yet'}")
     for one in every:
         console.print(_head(one))
+        for label in one.get("labels", ()):
+            console.print(drawing.indented(label, 4), style="dim")
         for problem in one["problems"]:
             console.print(drawing.indented(f"· {problem}", 4))
         for line in _today(one):

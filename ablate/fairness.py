@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ablate.study import ENDED, JobResult
+from ablate.search import TUNED
+from ablate.study import ENDED, IMPORTED, JobResult
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,36 @@ class Check:
         return self.ok is False and self.blocks and not self.declared
 
 
+NO_LEDGER = "imported: no fairness ledger"
+"""Of a verdict on results that were brought in, and nobody knows how they were made."""
+LEDGER_OF_SOURCE = "imported: the fairness ledger is that of its source"
+
+
+def imported(jobs: Collection[JobResult], mix_imported: str = "") -> str:
+    """What a reader must know of these jobs because of where they are from; "" if all were trained here."""
+    brought = [job for job in jobs if job.imported]
+    if not brought:
+        return ""
+    text = LEDGER_OF_SOURCE if all(job.has_ledger for job in brought) else NO_LEDGER
+    ends = sorted({step for job in brought if job.state == "done" and not job.has_ledger and (step := _last_step(job))}, key=int)
+    if len(ends) > 1:
+        text += f", and their last steps differ ({', '.join(ends)})"
+    mixed = len(brought) < len(jobs)
+    return f"{text}; beside results trained here ({mix_imported or 'not declared'})" if mixed else text
+
+
 def ledger(
-    a: Sequence[JobResult], b: Sequence[JobResult], declared: Collection[str], stateful: Collection[str]
+    a: Sequence[JobResult], b: Sequence[JobResult], declared: Collection[str], stateful: Collection[str], mix_imported: str = ""
 ) -> tuple[Check, ...]:
     """The ledger: what must be equal between two runs, whether it is, and whether a difference was declared.
 
     declared: names of the settings in which the two rows differ from their common start.
     stateful: names of the settings that can change a result; others may differ freely.
 
-    What a trainer does not report is "not reported" and blocks nothing. A manifest also differs when the budget does (it is
+    mix_imported: why imported results may be compared with those trained here; "" if they may not.
+
+    What a trainer does not report is "not reported" and blocks nothing; an imported run without a ledger reports nothing, and
+    that its origin is another blocks. A manifest also differs when the budget does (it is
     the list of samples a run sees), so a declared budget declares it too.
     """
     data = any(name.startswith("data.") for name in declared)
@@ -45,12 +67,14 @@ def ledger(
     model = any(name.startswith("model.") for name in declared)
     evaluation = any(name.startswith("eval.") for name in declared)
     return (
+        *_origin(a, b, bool(mix_imported)),
         _settings_check(a, b, declared, stateful),
         _by_seed("manifest", "manifest_hash", a, b, declared=data or budget),
         _overall("samples", lambda job: _number(job.facts.get("samples")), a, b, declared=budget),
         _compute(a, b, declared=budget or model),
         _overall("evaluation", lambda job: str(job.facts.get("eval_hash", "")), a, b, declared=evaluation),
         _overall("trainer's code", lambda job: job.code_hash, a, b),
+        *_tuning(a, b),
         _by_seed("initial weights", "initial_weights_hash", a, b, declared=model, blocks=False),
         _overall("device", lambda job: str(job.facts.get("device", "")), a, b, blocks=False),
         _overall("world size", lambda job: str(job.facts.get("world_size", "")), a, b, blocks=False),
@@ -64,10 +88,25 @@ def unfair(checks: Sequence[Check]) -> str:
     return f"not fair: {'; '.join(found)}" if found else ""
 
 
+def _origin(a: Sequence[JobResult], b: Sequence[JobResult], declared: bool) -> tuple[Check, ...]:
+    """Where results are from, and how far they went: asked where any was imported."""
+    if not any(job.imported for job in (*a, *b)):
+        return ()
+    origin = _overall("origin", lambda job: "imported" if job.imported else "trained here", a, b, declared)
+    return origin, _overall("last step", _last_step, a, b, blocks=False)
+
+
+def _last_step(job: JobResult) -> str:
+    """Only what was imported says; budgets of others are compared by their samples."""
+    stamp = job.facts.get(IMPORTED)
+    step = stamp.get("last_step") if isinstance(stamp, Mapping) else None
+    return str(step) if isinstance(step, int) else ""
+
+
 def _settings_check(
     a: Sequence[JobResult], b: Sequence[JobResult], declared: Collection[str], stateful: Collection[str]
 ) -> Check:
-    if not a or not b:
+    if not a or not b or not all(job.has_ledger for job in (*a, *b)):
         return Check("settings", None, "", "")
     left, right = a[0].settings, b[0].settings
     changed = [name for name in dict.fromkeys((*left, *right)) if name in stateful and left.get(name) != right.get(name)]
@@ -92,6 +131,18 @@ def _overall(
     left, right = ({text for job in jobs if job.state == "done" and (text := read(job))} for jobs in (a, b))
     ok = len(left | right) == 1 if left and right else None
     return Check(name, ok, ", ".join(sorted(left)), ", ".join(sorted(right)), declared, blocks)
+
+
+def _tuning(a: Sequence[JobResult], b: Sequence[JobResult]) -> tuple[Check, ...]:
+    """How much was spent on looking for each run's settings: shown where any was tuned, blocks nothing."""
+    left, right = ({str(job.facts.get(TUNED, "")) for job in jobs if job.state in ENDED} for jobs in (a, b))
+    if not left or not right or left | right == {""}:
+        return ()
+
+    def said(budgets: Collection[str]) -> str:
+        return " or ".join(f"tuned with {budget}" if budget else "not tuned" for budget in sorted(budgets))
+
+    return (Check("tuning", left == right, said(left), said(right), blocks=False),)
 
 
 COMPUTE = 0.02

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ablate.study import Study, Take, Tree
+from ablate.study import Search, Study, Take, Tree
 
 
 def frozen_content(study: Study) -> dict[str, Any]:
@@ -16,10 +16,15 @@ def frozen_content(study: Study) -> dict[str, Any]:
     Conditions are kept as they are written; `on` is the metric they mean where they name none.
     """
     confirm = {"confirm": {"seeds": list(study.confirm.seeds), "on": study.confirm.on}} if study.confirm else {}
+    searches = {run.name: search_content(run.search) for run in study.searching if run.search}
+    searching = {"searches": searches} if searches else {}
     looks = {"looks": list(study.looks), "spending": study.spending} if study.looks else {}
+    mixed = {"mix_imported": study.mix_imported} if study.mix_imported else {}
     return {
         **confirm,
         **looks,
+        **searching,
+        **mixed,
         "metrics": {
             name: {
                 "better": metric.better,
@@ -42,6 +47,12 @@ def frozen_content(study: Study) -> dict[str, Any]:
         "seeds": {run: list(seeds) for run, seeds in study.seeds.items()},
         "wrong_adoptions": study.wrong_adoptions,
     }
+
+
+def search_content(search: Search) -> dict[str, Any]:
+    """Where a row's search may look, and what it may spend, as plain values."""
+    space = {name: {one.kind: list(one.values)} for name, one in search.space.items()}
+    return {**vars(search), "space": space, "short": dict(search.short)}
 
 
 def content_hash(content: Any) -> str:

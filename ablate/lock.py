@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ablate.freeze import content_hash
 from ablate.plan import Plan, nothing_adopted
+from ablate.search import adopted_searches
 from ablate.study import LOCKED, Settings, Study
 from db.records import DecisionRecord, LockRecord
 
@@ -57,7 +58,7 @@ def make_lock(
     made = LockRecord(
         settings=settings,
         sources=sources,
-        decisions={name: decisions[name].number for name in study.trees},
+        decisions={name: decisions[name].number for name in (*study.trees, *adopted_searches(study, decisions))},
         conflicts=tuple(conflicts),
         trained_as="" if conflicts else _trained_as(study, settings, trained),
         provisional=True,

@@ -11,23 +11,38 @@ The levels add up to α, so the error is kept whatever the looks have in common 
 distribution of the looks, are a little wider (0.0476 instead of 0.0424 at the second of [3, 5]), but with Student's t on so few
 seeds they let 5.3 % through instead of 5 % (simulated: two runs, their own noise). Within a tree, Holm steps down at each
 look with these levels (Maurer & Bretz 2013). `no worse` and `same` spend their 0.05 a side the same way.
+
+Two runs are at the look that both have reached, and are compared by the seeds of that look; so a pair is judged once at each
+look, whatever seeds one of its runs was given for another pair's sake.
+
+Whether more seeds could still decide is a prediction: the chance that the verdict would hold with all seeds of the last look,
+given the difference seen (Spiegelhalter, Freedman & Parmar 1986, Controlled Clinical Trials 7, with a flat prior):
+
+    the last difference ~ N(Δ, se² − se'²), se and se' the standard errors now and then; the noise as known now, with a degree
+    of freedom more for each seed that its runs (in the harmonic mean) will have gained
+
+Below WORTH_A_LOOK nobody is asked for seeds. Stopping for that reason spends nothing: it can only make verdicts rarer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from scipy import special
 
-from ablate.conditions import ITS_START, AllOf, AnyOf, Atom, Compared, Condition, Took, atoms
-from ablate.plan import Plan, PlannedJob, took
-from ablate.study import JobResult, Study, Sweep
-from db.records import DecisionRecord
+from ablate.compare import Comparison
+from ablate.conditions import AllOf, Answer, AnyOf, Atom, Compared, Condition, Otherwise, Verdict
+from ablate.plan import Plan, PlannedJob
+from ablate.study import REFERENCE, Study
 
 Spending = Literal["obrien-fleming", "pocock"]
+EXPLORATORY = "exploratory"
+"""What a verdict is called that rests on a look nobody declared."""
+WORTH_A_LOOK = 0.05
+"""Seeds are asked for when the verdict they are for has at least this chance to hold in the end."""
 
 
 # ---------------------------------------------------------------- levels
@@ -55,7 +70,38 @@ def look_of(looks: Sequence[int], seeds: int) -> int:
     return next((number for number, most in enumerate(looks, 1) if seeds <= most), max(len(looks), 1))
 
 
+def reached(looks: Sequence[int], seeds: int, declared: int) -> int:
+    """The look a run has reached with so many seeds asked for, of those declared; the last one, when it has no more to give."""
+    return max(len(looks), 1) if seeds >= declared else look_of(looks, seeds)
+
+
 # ---------------------------------------------------------------- what to train next
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One fact that a line asks for, as it stands."""
+
+    holds: Answer
+    comparison: Comparison | None
+    """None: it compares nothing, or is not measured."""
+    runs: tuple[str, ...]
+    """The runs compared, by their own names."""
+    final: float
+    """Two-sided level at which better and worse would be judged at the last look."""
+    final_equivalence: float
+    """One-sided level of no worse and same, there."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A line that more seeds could change."""
+
+    tree: str
+    """"" for a learn line."""
+    text: str
+    condition: Condition
+    known: Mapping[Atom, Standing]
 
 
 @dataclass(frozen=True)
@@ -67,118 +113,117 @@ class Settling:
     jobs: tuple[PlannedJob, ...]
     look: int
     gpu_hours: float
+    """Of those that nobody has asked for yet."""
 
 
 def settling(
     study: Study,
-    sweep: Sweep,
+    sweep: str,
     plan: Plan,
-    decisions: Mapping[str, DecisionRecord],
-    compare: Callable[[str, str, str], Mapping[str, Any]],
+    lines: Sequence[Asked],
+    asked: frozenset[str],
     hours_of: Callable[[str], float],
 ) -> Settling | str:
     """The cheapest seeds of the next look that could still decide a line of the sweep; or why there are none.
 
-    compare:  (a, b, metric) -> their comparison as a document, by the seeds there are.
+    lines:    of `decide.asked_by`. A tree's go first: a learn line changes nothing, so it is settled when no tree can be.
+    asked:    keys of the jobs that were asked for to settle this sweep before.
     hours_of: run -> wall hours of one of its jobs.
-
-    A line could be decided when no verdict it lacks is ruled out by an interval already: seeds cannot bring those back.
     """
-    found = [each for each in _candidates(study, sweep, plan, decisions, compare, hours_of) if each.jobs]
-    if not found:
-        return (
-            f"no seeds of the next look could still decide a line of {sweep.name}: what is not shown is ruled out by now, or its "
-            "runs have no seeds left"
-        )
-    return min(found, key=lambda each: each.gpu_hours)
+
+    def hours(jobs: Iterable[PlannedJob]) -> float:
+        return sum(job.gpus * hours_of(job.run) for job in jobs if job.held_for_look)
+
+    for of_trees in (True, False):
+        found = []
+        for line in lines:
+            if bool(line.tree) is of_trees:
+                seeds = {atom: _seeds_for(study, plan, standing, atom, asked) for atom, standing in line.known.items()}
+                ways = _ways(line.condition, seeds, hours)
+                found += [(line.text, jobs) for jobs in ways if jobs and () not in ways]
+        if found:
+            text, jobs = min(found, key=lambda each: hours(each[1]))
+            return Settling(text, jobs, max(job.look for job in jobs), hours(jobs))
+    return (
+        f"no seeds of the next look could still decide a line of {sweep}: what is not shown has a chance below "
+        f"{WORTH_A_LOOK:.0%} to be shown in the end, or its runs have no seeds left"
+    )
 
 
-def undecided_lines(sweep: Sweep, decisions: Mapping[str, DecisionRecord]) -> Iterator[tuple[str, Condition]]:
-    """Lines above the one each tree took; all learn lines."""
-    for tree in sweep.trees:
-        record = decisions.get(tree.name)
-        if record is None or record.status != "decided":
-            continue
-        for line in tree.lines:
-            if line.text == record.line:
-                break
-            yield line.text, line.condition
-    for learn in sweep.learn:
-        yield learn.text, learn.condition
+Jobs = tuple[PlannedJob, ...]
 
 
-def _candidates(
-    study: Study,
-    sweep: Sweep,
-    plan: Plan,
-    decisions: Mapping[str, DecisionRecord],
-    compare: Callable[[str, str, str], Mapping[str, Any]],
-    hours_of: Callable[[str], float],
-) -> Iterator[Settling]:
-    def priced(text: str, jobs: Sequence[PlannedJob]) -> Settling:
-        unique = tuple({job.id: job for job in jobs}.values())
-        hours = sum(job.gpus * hours_of(job.run) for job in unique)
-        return Settling(text, unique, max((job.look for job in unique), default=0), hours)
-
-    for text, condition in undecided_lines(sweep, decisions):
-        wanted = [(atom, _seeds_for(study, plan, decisions, atom, compare)) for atom in atoms(condition)]
-        if any(jobs == () for _, jobs in wanted) and not isinstance(condition, AnyOf):
-            continue
-        open_ = [jobs for _, jobs in wanted if jobs]
-        if isinstance(condition, AllOf):
-            yield priced(text, [job for jobs in open_ for job in jobs])
-        elif not any(jobs is None for _, jobs in wanted):
-            yield from (priced(text, jobs) for jobs in open_)
+def _ways(condition: Condition, seeds: Mapping[Atom, Jobs | None], hours: Callable[[Jobs], float]) -> list[Jobs]:
+    """Sets of seeds, each of which could make the condition hold; () among them where it holds already."""
+    match condition:
+        case AnyOf(parts=parts):
+            return [way for part in parts for way in _ways(part, seeds, hours)]
+        case AllOf(parts=parts):
+            ways = [_ways(part, seeds, hours) for part in parts]
+            if not all(ways):
+                return []
+            cheapest = [min(of_part, key=hours) for of_part in ways]
+            return [tuple({job.id: job for jobs in cheapest for job in jobs}.values())]
+        case Otherwise():
+            return [()]
+        case _:
+            jobs = seeds[condition]
+            return [] if jobs is None else [jobs]
 
 
-def _seeds_for(
-    study: Study,
-    plan: Plan,
-    decisions: Mapping[str, DecisionRecord],
-    atom: Atom,
-    compare: Callable[[str, str, str], Mapping[str, Any]],
-) -> tuple[PlannedJob, ...] | None:
-    """Jobs of the next look that could show what the atom asks; None: it is shown already; (): no seeds can show it."""
-    if isinstance(atom, Took):
-        return None if took(study, atom, decisions) else ()
-    if not isinstance(atom, Compared):
+def _seeds_for(study: Study, plan: Plan, standing: Standing, atom: Atom, asked: frozenset[str]) -> Jobs | None:
+    """Jobs of the next look that could show what the atom asks; () where it is shown; None: no seeds can show it."""
+    if standing.holds:
         return ()
-    a, b = (study.aliases.get(run, run) for run in (atom.a, atom.b))
-    b = plan.its_start.get(a, "") if b == ITS_START else b
-    if not b:
-        return ()
-    one = compare(a, b, atom.metric)
-    if atom.verdict in one["holds"]:
+    one = standing.comparison
+    if one is None or one.reason or math.isnan(one.error):
         return None
-    if one["reason"] or ruled_out(one, atom.verdict):
-        return ()
-    return next_seeds(plan, (a, b))
+    verdict = atom.verdict if isinstance(atom, Compared) else "same"
+    most = [len(study.seeds[run.removesuffix(REFERENCE)]) for run in standing.runs]
+    if chance_in_the_end(one, verdict, most, standing.final, standing.final_equivalence) < WORTH_A_LOOK:
+        return None
+    return next_seeds(plan, standing.runs, asked) or None
 
 
-def next_seeds(plan: Plan, runs: Sequence[str]) -> tuple[PlannedJob, ...]:
-    """Jobs of the next look that these runs have and nobody has asked for; () unless one of them has any."""
-    waiting = [job for run in runs for job in plan.of_run(run) if job.held_for_look]
-    following = min((job.look for job in waiting), default=0)
-    return tuple(job for job in waiting if job.look == following)
+def chance_in_the_end(one: Comparison, verdict: Verdict, seeds: Sequence[int], level: float, equivalence: float) -> float:
+    """Chance that a verdict will hold at the last look, given the difference seen.
 
-
-def ruled_out(one: Mapping[str, Any], verdict: str) -> bool:
-    """Whether an interval at hand excludes that the verdict is true."""
-    if one["low"] is None or one["tost_low"] is None:
-        return False
-    sign = 1.0 if one["better"] == "higher" else -1.0
-    low, high = sorted((sign * one["low"], sign * one["high"]))
-    narrow_low, narrow_high = sorted((sign * one["tost_low"], sign * one["tost_high"]))
-    margin = one["margin"]
+    seeds:       of each of its runs at the last look.
+    level:       two-sided, of better and worse, there. equivalence: one-sided, of no worse and same.
+    """
+    now = [len(one.values_a), *([len(one.values_b)] if one.values_b else [])]
+    before, after = sum(1 / n for n in now), sum(1 / n for n in seeds)
+    df = one.df + max(len(now) / after - len(now) / before, 0.0)
+    later = one.error * math.sqrt(min(after / before, 1.0))
+    wander = math.sqrt(max(one.error**2 - later**2, 0.0))
+    gain = one.delta if one.better == "higher" else -one.delta
+    needs = max(_quantile(1 - level / 2, df) * later, one.margin)
+    half = _quantile(1 - equivalence, df) * later
     match verdict:
         case "better":
-            return bool(high < margin)
+            return _above(needs, gain, wander)
         case "worse":
-            return bool(low > -margin)
+            return _above(needs, -gain, wander)
         case "no worse":
-            return bool(narrow_high <= -margin)
-        case _:
-            return bool(narrow_high <= -margin or narrow_low >= margin)
+            return _above(half - one.margin, gain, wander)
+        case "same":
+            return max(_above(half - one.margin, gain, wander) - _above(one.margin - half, gain, wander), 0.0)
+
+
+def _above(bound: float, mean: float, sd: float) -> float:
+    """P(N(mean, sd²) > bound)."""
+    return float(special.ndtr((mean - bound) / sd)) if sd > 0 else float(mean > bound)
+
+
+def _quantile(probability: float, df: float) -> float:
+    return float(special.ndtri(probability) if math.isinf(df) else special.stdtrit(df, probability))
+
+
+def next_seeds(plan: Plan, runs: Sequence[str], asked: frozenset[str]) -> Jobs:
+    """Jobs of the next look that these runs have and nobody asked for to settle this sweep; () unless one of them has any."""
+    left = [job for run in dict.fromkeys(runs) for job in plan.of_run(run) if job.look > 1 and job.key not in asked]
+    following = min((job.look for job in left), default=0)
+    return tuple(job for job in left if job.look == following)
 
 
 # ---------------------------------------------------------------- looks nobody declared
@@ -193,8 +238,3 @@ def undeclared(study: Study, frozen_seeds: Mapping[str, Sequence[int]]) -> dict[
         if added:
             found[run] = f"{run} has seeds {', '.join(map(str, added))} that were not declared before the first launch"
     return found
-
-
-def looked_at(results: Mapping[str, Sequence[JobResult]], runs: Sequence[str], looks: Sequence[int]) -> int:
-    """The look a tree is at: that of its run with the most seeds asked for."""
-    return look_of(looks, max((len(results.get(run, ())) for run in runs), default=0))

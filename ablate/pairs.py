@@ -16,6 +16,7 @@ from ablate.desk import Desk
 from ablate.evidence import job_results, undeclared_looks
 from ablate.plan import Plan
 from ablate.samples import SampleEvidence, SampleLosses, last_losses, paired
+from ablate.search import is_search
 from ablate.study import ENDED, UserError
 
 BY_HAND = "exploratory: asked by hand, outside the error budget; it decides nothing"
@@ -98,6 +99,7 @@ def _resting(desk: Desk, runs: Sequence[str], metric: str) -> tuple[str, ...]:
         dict.fromkeys(
             f"{record.name} (level {one['level']:.3g})"
             for record in desk.store.decisions().values()
+            if not is_search(record)
             for one in record.comparisons
             if one["metric"] == metric and {aliases.get(one["a"], one["a"]), aliases.get(one["b"], one["b"])} == pair
         )

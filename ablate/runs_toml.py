@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -37,13 +38,16 @@ from ablate.settings import Setting, SettingError, as_toml, referenced, schema_o
 from ablate.study import (
     LOCKED,
     NAME,
+    TRIAL,
     Block,
     Confirm,
     Learn,
     Line,
     Metric,
     NamedStart,
+    Range,
     Run,
+    Search,
     Skip,
     Start,
     Study,
@@ -81,6 +85,7 @@ _SECTIONS = (
     "settings",
     "runs",
     "start",
+    "search",
     "seeds",
     "evidence",
     "metrics",
@@ -91,7 +96,7 @@ _SECTIONS = (
     "figures",
     "profile",
 )
-_IN_PROFILE = ("study", "settings", "runs", "start", "seeds", "evidence", "metrics", "lock")
+_IN_PROFILE = ("study", "settings", "runs", "start", "search", "seeds", "evidence", "metrics", "lock")
 _FIXED = ("name", "baseline", "config")
 """Keys of [study] that are the same in every profile."""
 
@@ -129,8 +134,25 @@ _EVIDENCE = {
         Setting("frozen_at", Literal["first launch"], "first launch"),
         Setting("looks", list[int], []),
         Setting("spending", Literal["obrien-fleming", "pocock"], "obrien-fleming"),
+        Setting("mix_imported", str, ""),
     )
 }
+_SEARCH = {
+    one.name: one
+    for one in (
+        Setting("trials", int, 0, least=1, most=10_000),
+        Setting("on", str, ""),
+        Setting("by", Literal["tpe", "random"], "tpe"),
+        Setting("halving", int, 3, least=0, most=100),
+        Setting("grace", int, 1, least=1, most=10_000),
+        Setting("first_seed", int, 1001, least=0, most=2**32 - 20_000),
+    )
+}
+_BUDGET = ("trials", "on")
+"""Keys of [search] that are settled row by row, or need the metrics."""
+_RANGES: tuple[Literal["log", "uniform", "int", "choice"], ...] = ("log", "uniform", "int", "choice")
+_IN_ROW = ("from", "search", "trials", "expects")
+"""Keys of a row that are no settings."""
 _SEED = Setting("a seed", int, least=0, most=2**32 - 1)
 _PLACEHOLDERS = ("seed", "folder", "python", "resume_from")
 
@@ -225,6 +247,8 @@ class _File:
             raise self.wrong(node, f"{as_toml(name)} cannot name a {what}; a name is made of {allowed}")
         if name in RESERVED:
             raise self.wrong(node, f"{as_toml(name)} cannot name a {what}: it is a word of the conditions")
+        if what == "run" and name.endswith(TRIAL):
+            raise self.wrong(node, f"{as_toml(name)} cannot name a run: the trials of a search for LR2 are called LR2{TRIAL}")
         if what == "run" and name.endswith("-start"):
             raise self.wrong(node, f"{as_toml(name)} cannot name a run: what D1 is compared with is called D1-start")
         if what == "run" and name == LOCKED:
@@ -312,7 +336,7 @@ class _Reader:
         self.sections()
         self.over = self.layers()
         for over in self.over:
-            for name in ("study", "seeds", "evidence", "metrics", "lock"):
+            for name in ("study", "search", "seeds", "evidence", "metrics", "lock"):
                 if name in over.keys:
                     _override(self.section(name), over.keys[name])
         self.read_study_keys()
@@ -322,10 +346,13 @@ class _Reader:
         self.read_rows()
         self.check_rows()
         self.read_metrics()
+        self.read_expects()
         self.read_sweeps()
+        self.read_searches()
         study = self.assembled()
         self.check_sweeps(study)
         self.check_order(study)
+        self.check_searches(study)
         return study
 
     def assembled(self) -> Study:
@@ -365,6 +392,7 @@ class _Reader:
             confirm=self.read_confirm(seeds),
             looks=self.read_looks(tuple(evidence["looks"]), seeds),
             spending=evidence["spending"],
+            mix_imported=evidence["mix_imported"],
         )
 
     # -------- [check]
@@ -445,6 +473,12 @@ class _Reader:
         self.file.name(node.keys["name"], self.of_study["name"], "study")
         if "trainer" not in node.keys:
             raise self.file.wrong(node, "[study] must say `trainer`")
+        ranks, gpus = self.of_study["ranks_per_run"], self.of_study["gpus_per_run"]
+        if ranks > gpus:
+            raise self.file.wrong(
+                node.keys["ranks_per_run"],
+                f"study.ranks_per_run = {ranks} is more than gpus_per_run = {gpus}: each rank takes a GPU of its own",
+            )
 
     def read_settings(self) -> None:
         node, study = self.section("settings"), self.section("study").keys
@@ -597,19 +631,67 @@ class _Reader:
                 if name in self.aliases or node.whole:
                     row = self.names[name]
                     raise self.file.wrong(node, f"a profile changes single settings of a row: runs.{row}.SETTING = ...")
-                self.typed(dict(_assignments(node)))
+                self.typed({key: child for key, child in _assignments(node) if key != "expects"})
         self.runs: dict[str, Run] = {}
+        self.expects: dict[str, Node] = {}
+        self.spaces: dict[str, dict[str, Range]] = {}
         for name, node in rows.items():
             if name in self.aliases:
                 continue
             start = self.start_of(node.keys["from"]) if "from" in node.keys else Start()
-            flat = {key: child for key, child in _assignments(node) if key != "from"}
+            searches = "search" in node.keys and "search" not in self.schema.settings
+            keys = _IN_ROW if searches else (_IN_ROW[0], _IN_ROW[-1])
+            if "expects" in node.keys:
+                self.expects[name] = node.keys["expects"]
+            flat = {key: child for key, child in _assignments(node) if key.partition(".")[0] not in keys}
             for key, child in flat.items():
-                if "." not in key and key not in self.schema.settings and near(key, ("from",)):
-                    raise self.file.wrong(child, f'there is no key "{key}" in a row. Did you mean "from"?')
+                if "." not in key and key not in self.schema.settings and near(key, _IN_ROW):
+                    meant = near(key, _IN_ROW)[0]
+                    if key == meant:
+                        raise self.file.wrong(child, f"`{key}` in a row needs `search = {{ SETTING = {{ log = [1, 300] }} }}`")
+                    raise self.file.wrong(child, f'there is no key "{key}" in a row. Did you mean "{meant}"?')
+            if searches:
+                self.spaces[name] = self.space(name, node.keys["search"], flat)
             if self.over:
                 flat |= self.flat_of_layers("runs", name)
+                if "expects" in flat:
+                    self.expects[name] = flat.pop("expects")
             self.runs[name] = Run(name, self.typed(flat), start, self.file.line(node))
+
+    def space(self, row: str, node: Node, changes: _Flat) -> dict[str, Range]:
+        """Where a row's search may look, setting by setting."""
+        if row == self.of_study["baseline"]:
+            raise self.file.wrong(
+                node,
+                f"{row} is the baseline: its settings are [settings]. To compare with a tuned one, add a row with this search, "
+                f"such as {row}-tuned",
+            )
+        self.file.table(node, f"runs.{row}.search")
+        flat = dict(_assignments(node))
+        if not flat:
+            raise self.file.wrong(node, f"{row}: `search` must name a setting, such as {{ optim.lr = {{ log = [1e-6, 1e-3] }} }}")
+        for name, child in flat.items():
+            if name in changes:
+                raise self.file.wrong(child, f"{row} gives {name} a value and searches it; take one of them out")
+        return {name: self.range(name, child) for name, child in flat.items()}
+
+    def range(self, name: str, node: Node) -> Range:
+        """{ log = [1, 300] }, uniform, int or choice: checked against the setting."""
+        forms = "{ log = [low, high] }, { uniform = [low, high] }, { int = [low, high] } or { choice = [value, ...] }"
+        if node.table is None or len(node.table) != 1:
+            raise self.file.wrong(node, f"{name} is searched in {forms}, not in {as_toml(node.value)}")
+        ((kind, child),) = node.table.items()
+        if kind not in _RANGES:
+            guesses = near(kind, _RANGES)
+            hint = f". Did you mean {quoted(guesses)}?" if guesses else f"; there are {forms}"
+            raise self.file.wrong(child, f'{name}: there is no range "{kind}"{hint}')
+        items = self.file.items(child, f"{name}.{kind}")
+        values = tuple(self.typed({name: item})[name] for item in items)
+        one = Range(kind, values)
+        wrong = _wrong_range(one)
+        if wrong:
+            raise self.file.wrong(child, f"{name}: {wrong}, not {as_toml(child.value)}")
+        return one
 
     def start_of(self, node: Node) -> Start:
         if node.items is not None:
@@ -652,6 +734,9 @@ class _Reader:
         first_with: dict[str, str] = {}
         for name, run in self.runs.items():
             changes = self.differences(run)
+            for end in (0, -1) if name in self.spaces and run.start.kind != "winners" else ():
+                corner = {setting: one.values[end] for setting, one in self.spaces[name].items()}
+                self.no_conflict({**changes, **corner}, rows[name], f"{name} at an end of its search")
             if run.start.kind != "winners":
                 self.no_conflict(changes, rows[name], name)
             self.check_references(run, self.references | changes)
@@ -667,9 +752,11 @@ class _Reader:
     def identity(self, run: Run, changes: Mapping[str, Value]) -> str:
         """Equal for two rows that are the same job: how they differ from the baseline in what can change a result."""
         told = {name: value for name, value in changes.items() if name in self.stateful}
+        space = {name: repr(one) for name, one in self.spaces.get(run.name, {}).items()}
+        told |= {f"search of {name}": one for name, one in space.items()}
         if run.start.kind == "winners":
             return json.dumps([sorted(run.start.names), told], sort_keys=True)
-        return json.dumps({name: value for name, value in told.items() if value != self.settings[name]}, sort_keys=True)
+        return json.dumps({name: value for name, value in told.items() if value != self.settings.get(name)}, sort_keys=True)
 
     def check_references(self, run: Run, settings: Mapping[str, Value]) -> None:
         """A value "as RUN" means RUN's own settings: known from the start, and not in turn "as" another's."""
@@ -681,6 +768,8 @@ class _Reader:
             target = self.runs[self.names[name]]
             if target.name == run.name:
                 raise self.file.wrong(node, f'a cycle: {run.name} has {setting} = "as {name}", which is {run.name} itself')
+            if target.name in self.spaces:
+                raise self.file.wrong(node, f'{setting} = "as {name}": {name} searches its settings; name a run that does not')
             if target.start != Start():
                 raise self.file.wrong(
                     node, f'{setting} = "as {name}": {name} does not start from the baseline; name a run that does'
@@ -696,7 +785,7 @@ class _Reader:
         self.not_swept = {name: self.file.string(node, f"not_swept.{name}") for name, node in nodes.items()}
 
     def check_swept(self, run: Run) -> None:
-        for setting in run.changes:
+        for setting in (*run.changes, *self.spaces.get(run.name, ())):
             for name in (setting, setting.rpartition(".")[2]):
                 if name in self.not_swept:
                     raise self.file.wrong(
@@ -740,6 +829,25 @@ class _Reader:
                 )
             values = self.file.filled(node, _METRIC, f"metrics.{name}")
             self.metrics[name] = Metric(name, **values, line=self.file.line(node))
+
+    def read_expects(self) -> None:
+        """What rows' authors believe in: `expects = { val_loss = -0.05 }`, or "no worse"."""
+        for run, node in self.expects.items():
+            if run == self.of_study["baseline"]:
+                raise self.file.wrong(node, f"{run} is the baseline: it has no start that it could be expected to differ from")
+            found: dict[str, float | Literal["no worse"]] = {}
+            for name, child in self.file.table(node, "`expects`").items():
+                self.file.known(child, name, self.metrics, "metric")
+                size = child.value
+                if size == "no worse":
+                    found[name] = "no worse"
+                elif isinstance(size, int | float) and not isinstance(size, bool) and math.isfinite(size):
+                    found[name] = float(size)
+                else:
+                    raise self.file.wrong(
+                        child, f'what {run} is expected to shift {name} by is a number, or "no worse"; not {as_toml(size)}'
+                    )
+            self.runs[run] = replace(self.runs[run], expects=found)
 
     # -------- sweeps
 
@@ -936,6 +1044,53 @@ class _Reader:
                 found[name] = tuple(self.names[run] for run in self.run_names(node, f'figure "{name}"'))
         return found
 
+    # -------- searches
+
+    def read_searches(self) -> None:
+        """Give every row with a space its budget: that of [search], for all arms the same, unless the row says otherwise."""
+        node = self.section("search")
+        besides = ("short",)
+        of_all = self.file.filled(node, _SEARCH, "search", besides)
+        short_node = node.keys.get("short", _empty())
+        self.file.table(short_node, "search.short")
+        short = self.typed(dict(_assignments(short_node)))
+        for name, space in self.spaces.items():
+            row = self.section("runs").keys[name]
+            trials = of_all["trials"]
+            if "trials" in row.keys:
+                trials = self.file.cast(row.keys["trials"], replace(_SEARCH["trials"], name=f"runs.{name}.trials"))
+            if not trials:
+                raise self.file.wrong(row, f"{name} searches and has no budget: give [search] trials = 12, for all rows that do")
+            for setting in space:
+                if setting in short:
+                    raise self.file.wrong(row, f"{name} searches {setting}, which [search] short sets; take it out of one")
+            search = Search(space, trials, self.search_on(node), short, *(of_all[key] for key in _SEARCH if key not in _BUDGET))
+            self.runs[name] = replace(self.runs[name], search=search)
+
+    def search_on(self, node: Node) -> str:
+        """The metric: as declared, else that of the first sweep that decides something, else the first."""
+        if "on" in node.keys:
+            return self.file.known(node.keys["on"], self.file.string(node.keys["on"], "search.on"), self.metrics, "metric")
+        decided = [sweep.on for sweep in self.sweeps.values() if sweep.trees and sweep.on]
+        if not (decided or self.metrics):
+            raise self.file.wrong(node, "[search] needs a metric to choose by: declare one in [metrics]")
+        return [*decided, *self.metrics][0]
+
+    def check_searches(self, study: Study) -> None:
+        """No seed of a trial is one that a comparison uses."""
+        used = {seed: run for run, of_run in reversed([*study.seeds.items()]) for seed in of_run}
+        used |= dict.fromkeys(study.confirm.seeds, "lock.confirm") if study.confirm else {}
+        for row in study.searching:
+            assert row.search is not None, "see searching"
+            mine = range(row.search.first_seed, row.search.seed(row.search.trials) + 1)
+            taken = next((seed for seed in used if seed in mine), None)
+            if taken is not None:
+                raise self.file.wrong(
+                    self.section("runs").keys[row.name],
+                    f"the trials of {row.name} train with seeds {mine[0]} to {mine[-1]}, and {used[taken]} is compared on "
+                    f"{taken}; no value may be chosen on a seed it is judged by: give [search] another first_seed",
+                )
+
     # -------- what concerns several sections
 
     def check_sweeps(self, study: Study) -> None:
@@ -1005,6 +1160,23 @@ class _Reader:
 
 
 # ---------------------------------------------------------------- small parts
+
+
+def _wrong_range(one: Range) -> str:
+    """What is wrong with a range whose values are of its setting's type; "" if nothing is."""
+    values = one.values
+    if one.kind == "choice":
+        distinct = len({json.dumps(value, sort_keys=True) for value in values})
+        return "" if len(values) > 1 and distinct == len(values) else "a choice must name at least two values, each once"
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) != 2 or len(values) != 2 or numbers[0] >= numbers[1]:
+        return f"`{one.kind}` must be two numbers, the lower first"
+    whole = isinstance(numbers[0], int)
+    if one.kind == "log" and numbers[0] <= 0:
+        return "`log` must begin above 0"
+    if one.kind == "int" and not whole:
+        return "`int` is for settings that are whole numbers; write `uniform` or `log`"
+    return "`uniform` is for settings that are no whole numbers; write `int`" if one.kind == "uniform" and whole else ""
 
 
 _Need = tuple[Literal["run", "decision"], str]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from ablate.conditions import Took, atoms
 from ablate.plan import Plan, is_made, says_else, took
-from ablate.study import REFERENCE, Study, runs_of_tree
+from ablate.study import ENDED, REFERENCE, Study, run_of, runs_of_tree
 from db.records import DecisionRecord, LockRecord
 
 
@@ -68,11 +68,12 @@ def _started(study: Study, tree: str) -> list[str]:
 
 
 def _jobs(study: Study, plan: Plan, history: Sequence[DecisionRecord]) -> Iterator[Stale]:
-    """Results of rows that started from what a decision took then."""
+    """Results of rows that started from what a decision took then, and were not trained anew since."""
+    anew = {job.id for job in plan.jobs if job.state in ENDED}
     for key in plan.orphans:
-        run = key.rsplit("-s", 1)[0]
+        run = run_of(key)
         row = study.runs.get(run.removesuffix(REFERENCE))
-        if row is None or row.start.kind != "winners":
+        if row is None or row.start.kind != "winners" or key.rsplit("-", 1)[0] in anew:
             continue
         turned = [name for name in row.start.names if _turned(study, name, history)]
         if turned:

@@ -28,7 +28,10 @@ from ablate.desk import Desk, existing_desk, measured_hours
 from ablate.evidence import edits_since_frozen, job_results, undeclared_looks
 from ablate.plan import Plan, PlannedJob
 from ablate.runs_toml import read_study
+from ablate.search import is_search
+from ablate.stale import find_stale
 from ablate.study import ENDED, Study, UserError
+from ablate.trials import trials_of
 from db.records import AttemptRecord, DecisionRecord, LockRecord
 from trainer.metrics import METRICS
 
@@ -38,10 +41,13 @@ Curves = Mapping[str, Sequence[tuple[int, float]]]
 DECISIONS = ("number", "name", "sweep", "status", "took", "because", "by", "at", "price")
 EFFECT = ("delta", "low", "high", "margin", "unit")
 NOISE = ("noise_sd", "noise_df", "noise_source")
-COMPARISONS = ("for", "a", "b", "metric", *EFFECT, "holds", "n_a", "n_b", *NOISE, "reason")
+COMPARISONS = ("for", "a", "b", "metric", *EFFECT, "holds", "n_a", "n_b", *NOISE, "reason", "labels")
 LEARNED = ("sweep", "line", "says", "because")
+STALE = ("kind", "name", "because")
 LOCK = ("setting", "value", "source")
-JOBS = ("job", "run", "seed", "state", "reason", "attempts", "hours", "samples", "flops", "tokens_per_frame", "device")
+TOLD = ("samples", "flops", "tokens_per_frame", "device")
+JOBS = ("job", "run", "seed", "selected", "state", "reason", "attempts", "hours", *TOLD)
+TRIALS = ("run", "trial", "job", "state", "setting", "value", "score", "evidence")
 CURVE = ("run", "seed", "job", "step", "samples", "flops", "value")
 BAND = ("run", "step", "samples", "flops", "mean", "low", "high", "n")
 FINALS = ("run", "n", "mean", "low", "high", "sd", "states")
@@ -109,6 +115,12 @@ class Tables:
         """What the sweeps still wait for, in words."""
         return tuple(f"{answer.sweep}: {text}" for answer in self.answers().values() for text in answer.open)
 
+    def stale(self) -> pd.DataFrame:
+        """What rests on a decision that says something else now; no rows where nothing does."""
+        store = self.desk.store
+        found = find_stale(self.study, self.plan, store.all_decisions(), store.lock())
+        return pd.DataFrame([(one.kind, one.name, one.because) for one in found], columns=list(STALE))
+
     def answers(self) -> dict[str, SweepAnswer]:
         """What each sweep says today; nothing is recorded."""
         hours, decided = measured_hours(self.desk), self.desk.store.decisions()
@@ -136,6 +148,11 @@ class Tables:
     def jobs(self) -> pd.DataFrame:
         """Every planned job, in the order of the plan."""
         return job_table(self.plan.jobs, self.desk.store.attempts())
+
+    def trials(self) -> pd.DataFrame:
+        """Every trial that was begun for a row that is tuned: its point and, if it came to its end, its score. Scores were
+        selected among many and are no evidence."""
+        return trial_table(self.desk, self.plan)
 
     def runs_of(self, figure: str) -> tuple[str, ...]:
         """The runs of the figure whose name begins so ("Fig 5"), aliases resolved; none if the study has no such figure."""
@@ -224,7 +241,7 @@ class Tables:
         return (
             [job for run in runs for job in self.plan.of_run(run)]
             if runs
-            else [job for job in self.plan.jobs if not job.confirms]
+            else [job for job in self.plan.jobs if not (job.confirms or job.trial)]
         )
 
     def _attempts(self, runs: Sequence[str]) -> Iterable[tuple[PlannedJob, int]]:
@@ -247,7 +264,8 @@ def decision_table(records: Iterable[DecisionRecord]) -> pd.DataFrame:
 
 def comparison_table(records: Iterable[DecisionRecord], learned: Iterable[Learned]) -> pd.DataFrame:
     """delta = a - b in the metric's unit, between low and high. for: the decision, or what is learned."""
-    sources = [(record.name, record.comparisons) for record in records] + [(line.say, line.comparisons) for line in learned]
+    judged = [record for record in records if not is_search(record)]
+    sources = [(record.name, record.comparisons) for record in judged] + [(line.say, line.comparisons) for line in learned]
     rows = []
     for name, comparisons in sources:
         for one in comparisons:
@@ -260,6 +278,7 @@ def comparison_table(records: Iterable[DecisionRecord], learned: Iterable[Learne
                     "noise_sd": noise.get("sd"),
                     "noise_df": noise.get("df"),
                     "noise_source": noise.get("source"),
+                    "labels": "; ".join(one.get("labels", ())),
                 }
             )
     return _frame(COMPARISONS, rows)
@@ -283,16 +302,26 @@ def lock_table(lock: LockRecord | None) -> pd.DataFrame:
 
 
 def job_table(jobs: Iterable[PlannedJob], attempts: Mapping[str, Sequence[AttemptRecord]]) -> pd.DataFrame:
-    """hours: of wall time, all attempts added up. samples, flops, tokens_per_frame, device: as the trainer reported."""
+    """selected: a trial, whose score is no evidence. hours: of wall time, all attempts together. TOLD: what the trainer said."""
     rows = []
     for job in jobs:
         tried = attempts.get(job.key or "", ())
         facts = tried[-1].facts if tried else {}
-        told = {name: facts.get(name) for name in ("samples", "flops", "tokens_per_frame", "device")}
+        told = {name: facts.get(name) for name in TOLD}
         hours = sum(attempt.gpu_s / attempt.gpus for attempt in tried if attempt.gpus) / 3600
         own = {"job": job.key, "run": job.run, "seed": job.seed, "state": job.state, "reason": job.reason}
-        rows.append({**own, "attempts": len(tried), "hours": hours, **told})
+        rows.append({**own, "selected": job.trial > 0, "attempts": len(tried), "hours": hours, **told})
     return _frame(JOBS, rows).astype(dict.fromkeys(("samples", "flops", "tokens_per_frame"), "float64"))
+
+
+def trial_table(desk: Desk, plan: Plan) -> pd.DataFrame:
+    """value: of the setting at the trial, a row per setting searched. evidence: always "selected"."""
+    rows = []
+    for row in desk.study.searching:
+        for trial in trials_of(desk, plan, row):
+            own = {"run": row.name, "trial": trial.number, "job": trial.key, "state": trial.state, "score": trial.score}
+            rows += [{**own, "setting": name, "value": value, "evidence": "selected"} for name, value in trial.point.items()]
+    return _frame(TRIALS, rows).astype({"score": "float64"})
 
 
 def curve_table(

@@ -148,6 +148,12 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
     ),
     ("= 16, train", "= 15, train", "18", "B1: model.tokens_per_frame = 15 is no square number (4, 9, 16 …)"),
     ("= 16, train", "= 1.5, train", "18", "model.tokens_per_frame must be a whole number, not 1.5"),
+    (
+        '"as F3"',
+        '"own", train.micro_batch_samples = "most"',
+        "18",
+        'train.micro_batch_samples must be a whole number or "auto", not "most"',
+    ),
     ('"as F3"', '"as F9"', "18", 'there is no run "F9"; runs: F3, F1, LR1, LR2, B1, A8, D1'),
     ('"as F3"', '"F3"', "18", 'train.flops must be "own" or "as RUN", such as "as F3", not \'F3\''),
     ('"as F3"', '"as B1"', "18", 'a cycle: B1 has train.flops = "as B1", which is B1 itself'),
@@ -325,7 +331,7 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
         "settings.train.samples = 100",
         "sweep1.on = 'x'",
         "68",
-        'there is no key "sweep1" in [profile.tiny]. There are: like, study, settings, runs, start, seeds, evidence, metrics, lock',
+        'there is no key "sweep1" in [profile.tiny]. There are: like, study, settings, runs, start, search, seeds, evidence, metrics, lock',
     ),
     ('like = "tiny"', 'like = "tny"', "72", 'there is no profile "tny". Did you mean "tiny"?'),
     ('like = "tiny"', 'like = "smoke"', "72", "a cycle of profiles: smoke is like smoke"),
@@ -564,6 +570,13 @@ def test_rows_aliases_starts_and_seeds(tmp_path: Path) -> None:
     assert study.sweeps["sweep2"].learn[0].condition == Compared("LR2", "better", "F3", "val_loss")
     assert study.sweeps["sweep3"].trees[0].lines[0].condition == Compared("D1", "better", ITS_START, "val_loss")
     assert study.ranks_per_run == 2
+
+
+def test_more_ranks_than_gpus_are_refused(tmp_path: Path) -> None:
+    text = SMALL.replace("gpus_per_run", "ranks_per_run = 3\ngpus_per_run", 1)
+    message = r"study\.ranks_per_run = 3 is more than gpus_per_run = 2: each rank takes a GPU of its own"
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, text)
 
 
 def test_settings_that_cannot_change_a_result_are_left_out_of_the_key(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ablate.plan import Plan, make_plan
 from ablate.runs_toml import read_study
 from ablate.stale import Stale, find_stale, turned_below
 from ablate.study import Skip
+from ablate.tables import load
 from db.records import AttemptRecord, DecisionRecord, LockRecord
 from tests.studies import study, sweep, tree
 from tests.test_cli import STUDY as SMALL
@@ -97,7 +98,10 @@ def test_a_row_that_was_never_trained_just_starts_from_the_new_winner() -> None:
 
 def test_once_trained_anew_the_job_is_done_and_not_stale() -> None:
     again = done(plan_of(TURNED, trained(), redo_stale=True), "D1")
-    assert states(plan_of(TURNED, trained() | again), "D1") == [("done", False)]
+    plan = plan_of(TURNED, trained() | again)
+    assert states(plan, "D1") == [("done", False)]
+    assert plan.orphans, "its earlier results are kept"
+    assert {one.kind for one in find_stale(STUDY, plan, TURNED, None)} == {"decision"}, "to be taken again from the new ones"
 
 
 def test_a_sweep_that_was_skipped_and_is_not_any_more_waits_for_a_person() -> None:
@@ -165,6 +169,10 @@ def test_plan_shows_what_is_stale_and_launch_acts_on_it_only_when_asked(
     assert stale["job"]["because"] == "it started from what freeze and lr took before freeze took F1"
     assert {job["state"] for job in document["jobs"] if job["run"] == "D1"} == {"waiting"}
     assert "stale    job D1-s42-" in typed("plan")
+    assert "stale    job D1-s42-" in typed("status")
+    assert json.loads(typed("status", "--json"))["stale"] == document["stale"]
+    of_notebook = load(tmp_path / "runs.toml").stale()
+    assert list(of_notebook["name"]) == [one["name"] for one in document["stale"]]
     typed("decide", "sweep2")
     starts = json.loads(typed("launch", "--dry-run", "--json"))["starts"]
     assert "D1" not in {job["run"] for job in starts}

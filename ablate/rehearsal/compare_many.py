@@ -9,7 +9,7 @@ decided here that is not decided there: change a rule in compare.py first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,13 @@ class ManyScores:
     """[n, s]"""
     unlearned: Bools
     """[n, s]; jobs that have a value, but one no better than the answer without information."""
+    planned: Bools
+    """[n, s]; jobs that are there; the first seeds of a run."""
+
+    def first(self, seeds: NDArray[np.intp]) -> ManyScores:
+        """Only the first seeds, so many of them: [n]."""
+        there = self.planned & (np.arange(self.values.shape[1]) < seeds[:, None])
+        return ManyScores(self.seeds, np.where(there, self.values, np.nan), self.diverged & there, self.unlearned & there, there)
 
     @property
     def count(self) -> Floats:
@@ -48,7 +55,7 @@ class ManyScores:
 
     def outcome(self, asked: Outcome) -> Bools:
         """[n] whether more than half of the jobs ended like this; "diverged" goes before "did not learn"."""
-        diverged: Bools = 2 * self.diverged.sum(axis=1) > self.values.shape[1]
+        diverged: Bools = 2 * self.diverged.sum(axis=1) > self.planned.sum(axis=1)
         if asked == "diverged":
             return diverged
         unlearned: Bools = ~diverged & (2 * self.unlearned.sum(axis=1) > self.count)
@@ -89,8 +96,10 @@ class ManyComparisons:
     """[n] no verdict can hold."""
     p: Floats
     """[n] two-sided, of "no difference"; 1 where blocked."""
+    spread: Floats | None = None
+    """[n] Σ 1/n over its runs, n the values compared."""
 
-    def holds(self, verdict: Verdict, level: Floats | float, tost_level: float = 0.05) -> Bools:
+    def holds(self, verdict: Verdict, level: Floats | float, tost_level: Floats | float = 0.05) -> Bools:
         """[n]; better and worse at `level`, no worse and same at `tost_level`."""
         gain = self.sign * self.delta
         if verdict in ("better", "worse"):
@@ -104,7 +113,7 @@ class ManyComparisons:
         inside: Bools = two_sided_p(self.delta - truth, self.error, self.df) >= level
         return inside
 
-    def _above(self, gain: Floats, level: float) -> Bools:
+    def _above(self, gain: Floats, level: Floats | float) -> Bools:
         """[n] whether the one-sided interval of `gain` lies above −margin."""
         above: Bools = one_sided_p(gain + self.margin, self.error, self.df) < level
         return above
@@ -212,7 +221,8 @@ def compare_many(
         np.where(paired, of_pairs, of_runs) for of_pairs, of_runs in ((pair_delta, delta), (pair_error, error), (pair_df, df))
     )
     blocked = ~left.trained | ~right.trained | np.isnan(error) | refused
-    return judged(metric, delta, error, df, blocked, metric.margin)
+    spread = np.where(paired, 2 / np.maximum(pair_df + 1, 1), _inverse(left) + _inverse(right))
+    return replace(judged(metric, delta, error, df, blocked, metric.margin), spread=spread)
 
 
 def within_many(
@@ -221,7 +231,12 @@ def within_many(
     """Compare run `a` with the constant `of`; see `compare.within`."""
     share, df = _part(runs[a], a, pools)
     error = np.sqrt(share)
-    return judged(metric, runs[a].mean - of, error, df, ~runs[a].trained | np.isnan(error), distance)
+    made = judged(metric, runs[a].mean - of, error, df, ~runs[a].trained | np.isnan(error), distance)
+    return replace(made, spread=_inverse(runs[a]))
+
+
+def _inverse(side: ManyScores) -> Floats:
+    return np.asarray(1 / np.maximum(side.count, 1))
 
 
 def judged(metric: Metric, delta: Floats, error: Floats, df: Floats, blocked: Bools, margin: float) -> ManyComparisons:
@@ -271,14 +286,55 @@ def _paired(left: ManyScores, right: ManyScores) -> tuple[Bools, Floats, Floats,
     return paired, mean_of(differences, valid), error, (count - 1).astype(np.float64)
 
 
-def holm_levels_many(p: Floats, alpha: float) -> Floats:
-    """[n, m] the level at which Holm's procedure judges each p-value of a row; see `compare.holm_levels`."""
+def holm_levels_many(p: Floats, table: Floats, looks: NDArray[np.intp]) -> Floats:
+    """[n, m] the level at which Holm's procedure judges each p-value of a row; see `compare.holm_levels`.
+
+    table: [looks, m] the level of a look for the share of Holm's step 0 … m − 1. looks: [n, m] which look each is at, from 1.
+    """
     n, m = p.shape
-    order = np.argsort(p, axis=1, kind="stable")
-    steps = alpha / (m - np.arange(m))
-    failed = ~(np.take_along_axis(p, order, axis=1) < steps)
-    first = np.where(failed.any(axis=1), failed.argmax(axis=1), m - 1)
-    ranked = steps[np.minimum(np.arange(m)[None, :], first[:, None])]
-    levels = np.empty((n, m))
-    np.put_along_axis(levels, order, ranked, axis=1)
+    levels, left = np.full((n, m), np.nan), np.ones((n, m), dtype=np.bool_)
+    rows = np.arange(n)
+    going = np.ones(n, dtype=np.bool_)
+    for step in range(m):
+        now = table[looks - 1, step]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(left & (now > 0), p / now, np.inf)
+        first = ratio.argmin(axis=1)
+        rejected = going & (p[rows, first] < now[rows, first])
+        stops = going & ~rejected
+        levels[stops] = np.where(left[stops], now[stops], levels[stops])
+        levels[rows[rejected], first[rejected]] = now[rows[rejected], first[rejected]]
+        left[rows[rejected], first[rejected]] = False
+        going = rejected
     return levels
+
+
+def chance_in_the_end_many(
+    one: ManyComparisons, verdict: Verdict, seeds: Sequence[int], level: float, equivalence: float
+) -> Floats:
+    """[n] chance that a verdict will hold at the last look; see `looks.chance_in_the_end`.
+
+    seeds: of each of its runs at the last look.
+    """
+    assert one.spread is not None, "of compare_many or within_many"
+    after = sum(1 / n for n in seeds)
+    df = one.df + np.maximum(len(seeds) / after - len(seeds) / one.spread, 0.0)
+    later = one.error * np.sqrt(np.minimum(after / one.spread, 1.0))
+    wander = np.sqrt(np.maximum(one.error**2 - later**2, 0.0))
+    gain = one.sign * one.delta
+    if verdict in ("better", "worse"):
+        needs = np.maximum(_quantile(1 - level / 2, df) * later, one.margin)
+        return _chance_above(needs, gain if verdict == "better" else -gain, wander)
+    half = _quantile(1 - equivalence, df) * later
+    above = _chance_above(half - one.margin, gain, wander)
+    return above if verdict == "no worse" else np.maximum(above - _chance_above(one.margin - half, gain, wander), 0.0)
+
+
+def _chance_above(bound: Floats, mean: Floats, sd: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sd > 0, special.ndtr((mean - bound) / sd), (mean > bound).astype(np.float64))
+
+
+def _quantile(probability: float, df: Floats) -> Floats:
+    known = np.isinf(df)
+    return np.where(known, special.ndtri(probability), special.stdtrit(np.where(known | np.isnan(df), 1.0, df), probability))

@@ -20,11 +20,14 @@ NOTHING, JUST_BELOW = 1e-12, 1 - 1e-9
 """Room for rounding: a difference of no more than NOTHING is none, and one of a margin, rounded, is a margin."""
 
 
-def best_reachable(study: Study, drawn: Drawn) -> Floats:
-    """[n] value of the best lock that the trees can reach, skips included: gains over what each tree keeps, in margins."""
+def best_reachable(study: Study, drawn: Drawn, net: bool = False) -> Floats:
+    """[n] value of the best lock that the trees can reach, skips included: gains over what each tree keeps, in margins.
+
+    net: less what a change costs; see `price_of`.
+    """
     best = np.full(drawn.n, -np.inf)
     trees = list(study.trees.values())
-    gains = {tree.name: true_gains(study, drawn, tree) for tree in trees}
+    gains = {tree.name: true_gains(study, drawn, tree, deserved=not net) for tree in trees}
 
     def go_on(place: int, decisions: Mapping[str, DecisionRecord], value: Floats) -> None:
         nonlocal best
@@ -35,10 +38,10 @@ def best_reachable(study: Study, drawn: Drawn) -> Floats:
         if tree.sweep in skipped_sweeps(study, decisions):
             go_on(place + 1, {**decisions, **skipped_trees(study, decisions)}, value)
             return
-        margin = study.metrics[metric_of(study, tree)].margin
         for run, gain in gains[tree.name].items():
             record = DecisionRecord(tree.name, tree.sweep, "decided", run, "", {}, "", "rule", "")
-            go_on(place + 1, {**decisions, tree.name: record}, value + gain / margin)
+            price = price_of(study, tree, run) if net else 0.0
+            go_on(place + 1, {**decisions, tree.name: record}, value + gain - price)
 
     go_on(0, {}, np.zeros(drawn.n))
     return best
@@ -57,6 +60,12 @@ def metric_of(study: Study, tree: Tree) -> str:
     """The metric a tree is about: of its first comparison, else its sweep's."""
     compared = (atom.metric for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared))
     return next(compared, study.sweeps[tree.sweep].on or next(iter(study.metrics)))
+
+
+def metrics_of(study: Study, tree: Tree) -> tuple[str, ...]:
+    """Every metric a tree's lines compare, the one it is about first."""
+    compared = (atom.metric for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared))
+    return tuple(dict.fromkeys((metric_of(study, tree), *compared)))
 
 
 def takeable(study: Study, tree: Tree) -> list[str]:
@@ -78,15 +87,40 @@ def good_effect(study: Study, drawn: Drawn, run: str, metric: str) -> Floats:
     return sign * drawn.effects.get((run, metric), np.zeros(drawn.n))
 
 
-def true_gains(study: Study, drawn: Drawn, tree: Tree) -> dict[str, Floats]:
-    """Run -> [n] its true gain over what the tree keeps; −inf where what every line that takes it says is false."""
-    metric = metric_of(study, tree)
+def price_of(study: Study, tree: Tree, run: str) -> float:
+    """What adopting a run costs, in margins: one; less than nothing, −1, where a line takes it for being no worse."""
+    if run == kept_row(study, tree):
+        return 0.0
+    content = any(
+        isinstance(atom, Compared) and study.aliases.get(atom.a, atom.a) == run and atom.verdict in ("no worse", "same")
+        for line in tree.lines
+        if run in [study.aliases.get(name, name) for name in line.take.runs]
+        and not any(isinstance(atom, Compared) and atom.verdict == "better" for atom in atoms(line.condition))
+        for atom in atoms(line.condition)
+    )
+    return -1.0 if content else 1.0
+
+
+def worth(study: Study, drawn: Drawn, tree: Tree, run: str) -> Floats:
+    """[n] true gain of a run over what the tree keeps, in margins, summed over the metrics its lines compare."""
+    kept, total = kept_row(study, tree), np.zeros(drawn.n)
+    for metric in metrics_of(study, tree):
+        gain = good_effect(study, drawn, run, metric) - good_effect(study, drawn, kept, metric)
+        total = total + gain / study.metrics[metric].margin
+    return total
+
+
+def true_gains(study: Study, drawn: Drawn, tree: Tree, deserved: bool = True) -> dict[str, Floats]:
+    """Run -> [n] what it is truly worth, in margins; see `worth`.
+
+    deserved: −inf where what every line that takes it says is false.
+    """
     kept = kept_row(study, tree)
-    base = good_effect(study, drawn, kept, metric)
     gains = {kept: np.zeros(drawn.n)}
     for run in takeable(study, tree):
         if run != kept:
-            gains[run] = np.where(_deserves(study, drawn, tree, run), good_effect(study, drawn, run, metric) - base, -np.inf)
+            gain = worth(study, drawn, tree, run)
+            gains[run] = np.where(_deserves(study, drawn, tree, run), gain, -np.inf) if deserved else gain
     return gains
 
 

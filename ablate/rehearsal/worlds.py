@@ -1,8 +1,10 @@
 """What a rehearsed study would have measured: true effects of its rows, and the noise of its seeds.
 
 A world says what is true: by how much each row shifts each metric against its start. Effects add up: a row that starts from what
-two decisions took has theirs and its own. A job's value is the truth of its run plus the noise of its seed; metrics of one job
-are drawn independently.
+two decisions took has theirs and its own. A job's value is the truth of its run plus the noise of its seed. Metrics of one job
+are drawn independently; resampled, they are those of one past job, so that what belonged together stays together.
+
+Past results are whole curves: read where the study's budget ends, or at a share of it, to see what shorter runs would decide.
 
     n   rehearsed studies          s   seeds of a run
 """
@@ -16,14 +18,26 @@ from statistics import fmean
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ablate.compare import noise_pool, scores
+from ablate.conditions import ITS_START, Compared, Within, atoms
 from ablate.rehearsal.compare_many import Bools, Floats
-from ablate.study import REFERENCE, JobResult, Metric, Study, UserError, runs_of_sweep
+from ablate.study import (
+    REFERENCE,
+    JobResult,
+    Metric,
+    Study,
+    UserError,
+    conditions_of,
+    likeness,
+    most_alike,
+    runs_of_sweep,
+)
 
 NoiseKind = Literal["normal", "heavy", "unequal", "outliers", "past"]
 """normal. heavy: Student's t with 3 degrees of freedom, scaled to the same sd. unequal: one run, another in every study, has
-three times the sd. outliers: 5 % of the seeds end 5 sd worse. past: what the seeds of past results were off their run's mean."""
+three times the sd. outliers: 5 % of the seeds end 5 sd worse. past: what some past job was off its run's mean."""
 NOISE_KINDS: tuple[NoiseKind, ...] = ("normal", "heavy", "unequal", "outliers", "past")
 SPREAD_FACTOR = 3.0
 OUTLIER_SHARE, OUTLIER_SD = 0.05, 5.0
@@ -61,7 +75,8 @@ class World:
     """Effects drawn anew for every study, around what past results say; added to `effects`."""
     noise: NoiseKind = "normal"
     residuals: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Metric -> residuals of past seeds, scaled to sd 1; what the noise "past" draws from."""
+    """Metric -> residuals of past jobs, scaled to sd 1; what the noise "past" draws from. The same jobs in every metric; nan
+    where one has none."""
     correlation: float = 0.0
     """Between two runs' values at the same seed."""
     diverge: Mapping[str, float] = field(default_factory=dict)
@@ -75,6 +90,8 @@ class Drawn:
     """Everything chance decides in n studies, before anyone decides anything."""
 
     n: int
+    metrics: tuple[str, ...]
+    """Those drawn."""
     effects: Mapping[tuple[str, str], Floats]
     """[n] per (run, metric) that is not 0."""
     noise: Mapping[tuple[str, str], Floats]
@@ -98,9 +115,11 @@ def draw(study: Study, world: World, metrics: Sequence[str], n: int, rng: np.ran
         if world.correlation
     }
     noise = {}
+    past = max((len(of_metric) for of_metric in world.residuals.values()), default=0)
     for place, (run, of_run) in enumerate(seeds.items()):
+        job = rng.integers(max(past, 1), size=(n, len(of_run)))
         for metric in metrics:
-            own = _standard_noise(world, study.metrics[metric], (n, len(of_run)), rng)
+            own = _standard_noise(world, study.metrics[metric], (n, len(of_run)), rng, job)
             if world.correlation:
                 common = np.stack([shared[metric, seed] for seed in of_run], axis=1)
                 own = math.sqrt(world.correlation) * common + math.sqrt(1 - world.correlation) * own
@@ -108,6 +127,7 @@ def draw(study: Study, world: World, metrics: Sequence[str], n: int, rng: np.ran
     diverged = {run: _happens(world.diverge, run, (n, len(of_run)), rng) for run, of_run in seeds.items()}
     return Drawn(
         n,
+        tuple(metrics),
         _effects(study, world, metrics, n, rng),
         noise,
         diverged,
@@ -126,18 +146,26 @@ def seeds_of(study: Study) -> dict[str, tuple[int, ...]]:
     return seeds
 
 
-def _standard_noise(world: World, metric: Metric, shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Of mean 0 and sd 1; `outliers` adds its own on top."""
+def _standard_noise(
+    world: World, metric: Metric, shape: tuple[int, int], rng: np.random.Generator, job: NDArray[np.int64]
+) -> Floats:
+    """Of mean 0 and sd 1; `outliers` adds its own on top. job: which past job each is, where those are resampled."""
     match world.noise:
         case "heavy":
             return rng.standard_t(3, shape) / math.sqrt(3)
-        case "past" if len(world.residuals.get(metric.name, ())) >= FEWEST_RESIDUALS:
-            return rng.choice(np.array(world.residuals[metric.name]), shape)
+        case "past" if resampled(world, metric.name):
+            drawn = np.array(world.residuals[metric.name])[job]
+            return np.where(np.isnan(drawn), rng.standard_normal(shape), drawn)
         case "outliers":
             worse = -1.0 if metric.better == "higher" else 1.0
             return rng.standard_normal(shape) + worse * OUTLIER_SD * (rng.random(shape) < OUTLIER_SHARE)
         case _:
             return rng.standard_normal(shape)
+
+
+def resampled(world: World, metric: str) -> bool:
+    """Whether there are enough past jobs to draw the noise of a metric from; else it is normal."""
+    return sum(not math.isnan(value) for value in world.residuals.get(metric, ())) >= FEWEST_RESIDUALS
 
 
 def _happens(chances: Mapping[str, float], run: str, shape: tuple[int, int], rng: np.random.Generator) -> Bools:
@@ -155,7 +183,9 @@ def _effects(
     for (run, metric), past in world.uncertain.items():
         if metric not in metrics:
             continue
-        off = _standard_noise(World("", world.sd, noise="past", residuals=world.residuals), study.metrics[metric], (n, 1), rng)
+        of_past = World("", world.sd, noise="past", residuals=world.residuals)
+        job = rng.integers(max(len(world.residuals.get(metric, ())), 1), size=(n, 1))
+        off = _standard_noise(of_past, study.metrics[metric], (n, 1), rng, job)
         drawn[run, metric] = drawn.get((run, metric), 0.0) + past.delta + off[:, 0] * world.sd[metric] * past.error_sd
     return drawn
 
@@ -184,14 +214,44 @@ def named_world(
             return World("nothing", sd, noise=kind, residuals=_all_residuals(study, results))
         case "nothing":
             raise UserError("--world nothing: nothing is true there, so --effect says nothing. Give --world expected")
-        case "expected" if effects:
-            return World("expected", sd, effects, noise=kind, residuals=_all_residuals(study, results))
+        case "expected" if expected := {**expected_effects(study), **effects}:
+            return World("expected", sd, expected, noise=kind, residuals=_all_residuals(study, results))
         case "expected":
-            raise UserError("--world expected: say what you expect, as --effect F1=0.167 (the row's shift against its start)")
+            raise UserError(
+                f"--world expected: no row of {study.path.name} says what it expects. Add it there, as "
+                "F1 = { …, expects = { val_loss = -0.05 } }, or give --effect F1=-0.05 (the row's shift against its start)"
+            )
         case "past":
             return replace(past_world(study, results, sd, kind), effects=effects)
         case _:
             raise UserError(f"--world {name}: there is no such world; it is one of nothing, expected, past")
+
+
+def expected_effects(study: Study) -> dict[tuple[str, str], float]:
+    """What the rows of the file `expects`; "no worse" is no shift at all."""
+    return {(run.name, metric): run.expected(metric) or 0.0 for run in study.runs.values() for metric in run.expects}
+
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+"""Metric -> job key -> (step, value), in order."""
+
+
+def read_at(study: Study, results: Mapping[str, Sequence[JobResult]], curves: Curves, share: float) -> dict[str, list[JobResult]]:
+    """The results as they were at a share of each job's curve: the mean of a metric's last k measurements up to there.
+
+    A job without a measurement so early has none of that metric.
+    """
+
+    def at_share(job: JobResult) -> JobResult:
+        values = {}
+        for name, metric in study.metrics.items():
+            curve = curves.get(name, {}).get(job.key, ())
+            seen = [value for step, value in curve if step <= share * curve[-1][0]][-metric.last :]
+            if seen and job.state == "done":
+                values[name] = fmean(seen)
+        return replace(job, values=values)
+
+    return {run: [at_share(job) for job in jobs] for run, jobs in results.items()}
 
 
 def read_effect(study: Study, text: str) -> tuple[tuple[str, str], float]:
@@ -239,7 +299,7 @@ def known_sd(
     """Metric -> sd between seeds, and where it is from: given, measured in `results`, declared, or half the margin (assumed)."""
     found = {}
     for name, metric in study.metrics.items():
-        pool = noise_pool(metric, results)
+        pool = noise_pool(metric, _alike(study, name, results))
         if name in given:
             found[name] = given[name], "given"
         elif pool.source != "none" and pool.sd > 0:
@@ -247,6 +307,22 @@ def known_sd(
         else:
             found[name] = metric.margin / 2, "assumed: half the margin"
     return found
+
+
+def _alike(study: Study, metric: str, results: Mapping[str, Sequence[JobResult]]) -> dict[str, Sequence[JobResult]]:
+    """The runs whose seeds tell the noise of a metric: of one budget and validation set, that of most runs compared on it."""
+    asked = [
+        study.aliases.get(run, run)
+        for sweep in study.sweeps.values()
+        for condition in conditions_of(sweep)
+        for atom in atoms(condition)
+        if isinstance(atom, Compared | Within) and atom.metric == metric
+        for run in ([atom.run] if isinstance(atom, Within) else [atom.a, atom.b])
+        if run != ITS_START
+    ]
+    like = most_alike(study, asked or [study.baseline])
+    known = {run: jobs for run, jobs in results.items() if run.removesuffix(REFERENCE) in study.runs}
+    return {run: jobs for run, jobs in known.items() if likeness(study, run) == like}
 
 
 def past_world(study: Study, results: Mapping[str, Sequence[JobResult]], sd: Mapping[str, float], noise: NoiseKind) -> World:
@@ -298,19 +374,26 @@ def start_in(study: Study, run: str, results: Mapping[str, Sequence[JobResult]])
 
 
 def _all_residuals(study: Study, results: Mapping[str, Sequence[JobResult]]) -> dict[str, tuple[float, ...]]:
-    return {name: _residuals(metric, results) for name, metric in study.metrics.items()}
+    """See World.residuals: every job of a run that lends its noise to some metric."""
+    pools = {name: noise_pool(metric, _alike(study, name, results)).runs for name, metric in study.metrics.items()}
+    jobs = [(run, job) for run, of_run in results.items() if any(run in pool for pool in pools.values()) for job in of_run]
+    found = {name: _residuals(study.metrics[name], results, pool, jobs) for name, pool in pools.items()}
+    return {name: of_metric for name, of_metric in found.items() if not all(map(math.isnan, of_metric))}
 
 
-def _residuals(metric: Metric, results: Mapping[str, Sequence[JobResult]]) -> tuple[float, ...]:
-    """What seeds were off their run's mean, inflated for the mean's own error, scaled to mean square 1; runs in the pool only."""
-    pool = noise_pool(metric, results)
-    off: list[float] = []
-    for run in pool.runs:
+def _residuals(
+    metric: Metric, results: Mapping[str, Sequence[JobResult]], pool: Sequence[str], jobs: Sequence[tuple[str, JobResult]]
+) -> tuple[float, ...]:
+    """What jobs were off their run's mean, inflated for the mean's own error, scaled to mean square 1; nan: not in the pool."""
+    off = []
+    for run, job in jobs:
         of_run = scores(metric, run, results[run])
-        inflate = math.sqrt(len(of_run.values) / (len(of_run.values) - 1))
-        off += [(value - of_run.mean) * inflate for value in of_run.values.values()]
-    size = math.sqrt(fmean(value**2 for value in off)) if off else 0.0
-    return tuple(value / size for value in off) if size else ()
+        known = run in pool and job.seed in of_run.values
+        inflate = math.sqrt(len(of_run.values) / (len(of_run.values) - 1)) if known else math.nan
+        off.append((of_run.values[job.seed] - of_run.mean) * inflate if known else math.nan)
+    known_ones = [value for value in off if not math.isnan(value)]
+    size = math.sqrt(fmean(value**2 for value in known_ones)) if known_ones else 0.0
+    return tuple(value / size if size else math.nan for value in off)
 
 
 def _share(jobs: Sequence[JobResult], state: str) -> float:

@@ -12,16 +12,29 @@ import pytest
 
 from ablate.compare import holm_levels
 from ablate.conditions import ITS_START, AllOf, AnyOf, Compared, Condition, Ended, Otherwise, Took, Within
-from ablate.decide import decide_sweep, rests_on_the_same
+from ablate.decide import asked_by, decide_sweep, rests_on_the_same
 from ablate.lock import NotYet, make_lock
+from ablate.looks import level_at, settling
 from ablate.plan import REFERENCE, make_plan
 from ablate.rehearsal.compare_many import holm_levels_many
-from ablate.rehearsal.oracle import best_reachable
-from ablate.rehearsal.rehearse import Books, Stage, metrics_asked, play, rehearse
-from ablate.rehearsal.targets import measure_targets, played
-from ablate.rehearsal.worlds import UNLEARNED_SD, Drawn, World, draw, known_sd, named_world, past_world, read_effect, read_spread
+from ablate.rehearsal.equal_hours import at_equal_hours
+from ablate.rehearsal.rehearse import Books, metrics_asked, play, rehearse
+from ablate.rehearsal.targets import Rehearsals, measure_targets, played, promises, rows_differ
+from ablate.rehearsal.view import Stage
+from ablate.rehearsal.worlds import (
+    UNLEARNED_SD,
+    Drawn,
+    World,
+    draw,
+    known_sd,
+    named_world,
+    past_world,
+    read_at,
+    read_effect,
+    read_spread,
+)
 from ablate.runs_toml import read_study
-from ablate.study import JobResult, Skip, Study, Take, UserError
+from ablate.study import JobResult, Skip, Study, Sweep, Take, UserError
 from db.records import DecisionRecord
 from tests.studies import LOSS, jobs, study, sweep, tree
 
@@ -45,6 +58,7 @@ def one_of(drawn: Drawn, at: int) -> Drawn:
     pick = slice(at, at + 1)
     return Drawn(
         1,
+        drawn.metrics,
         *({key: array[pick] for key, array in part.items()} for part in (drawn.effects, drawn.noise, drawn.diverged)),
         {key: array[pick] for key, array in drawn.unlearned.items()},
         {key: array[pick] for key, array in drawn.sample_noise.items()},
@@ -64,12 +78,14 @@ def truth(of: Study, drawn: Drawn, run: str, metric: str, decisions: Mapping[str
 
 
 def results(
-    of: Study, world: World, drawn: Drawn, decisions: Mapping[str, DecisionRecord], blocks: set[str]
+    of: Study, world: World, drawn: Drawn, decisions: Mapping[str, DecisionRecord], blocks: set[str], asked: frozenset[str]
 ) -> dict[str, list[JobResult]]:
-    """What `evidence.job_results` would say once these blocks have ended."""
+    """What `evidence.job_results` would say once these blocks have ended, with the seeds asked for to settle a sweep."""
     out: dict[str, list[JobResult]] = {}
     for job in make_plan(of, {}, decisions).jobs:
-        ended = job.state == "ready" and job.block in blocks
+        if job.held_for_look and job.key not in asked:
+            continue
+        ended = (job.state == "ready" or job.held_for_look) and job.block in blocks
         place = of.seeds[job.run.removesuffix(REFERENCE)].index(job.seed)
         values, floors = {}, {}
         for metric in metrics_asked(of) if ended else ():
@@ -79,7 +95,13 @@ def results(
                 value += worse * UNLEARNED_SD * world.sd[metric]
                 floors[metric] = value
             values[metric] = value
-        state = job.state if not ended else "diverged" if drawn.diverged[job.run][0, place] else "done"
+        state = (
+            ("waiting" if job.held_for_look else job.state)
+            if not ended
+            else "diverged"
+            if drawn.diverged[job.run][0, place]
+            else "done"
+        )
         budget = job.settings.get("train.samples") if job.settings else None
         facts = {"uninformed": floors, **({"samples": budget} if isinstance(budget, int) else {})}
         done = JobResult(job.id, job.run, job.seed, state, values if state == "done" else {}, job.settings or {}, facts)
@@ -90,6 +112,7 @@ def results(
 def replayed(of: Study, world: World, drawn: Drawn) -> tuple[dict[str, DecisionRecord], str]:
     """One study as `launch` would take it: after every block all sweeps are decided; what stands, stands. And its lock."""
     decisions: dict[str, DecisionRecord] = {}
+    asked, closed = dict.fromkeys(of.sweeps, frozenset[str]()), set[str]()
     names = [block.name for block in of.blocks]
     for count in range(1, len(names) + 2):
         blocks = {*names[:count], *([""] if count > len(names) else [])}
@@ -97,13 +120,19 @@ def replayed(of: Study, world: World, drawn: Drawn) -> tuple[dict[str, DecisionR
         while before != decisions:  # a decision may open rows of the same block
             before = dict(decisions)
             for of_sweep in of.sweeps.values():
-                plan, found = make_plan(of, {}, decisions), results(of, world, drawn, decisions, blocks)
-                answer = decide_sweep(of, of_sweep, found, decisions, plan.its_start, now="", hours_of=lambda _: 1.0)
-                for made in answer.decisions:
-                    old = decisions.get(made.name)
-                    if made.status != "waiting" and not (old and rests_on_the_same(made, old)):
-                        decisions[made.name] = made
-    plan, found = make_plan(of, {}, decisions), results(of, world, drawn, decisions, {*names, ""})
+                more = True
+                while more:
+                    plan = make_plan(of, {}, decisions)
+                    found = results(of, world, drawn, decisions, blocks, asked[of_sweep.name])
+                    answer = decide_sweep(of, of_sweep, found, decisions, plan.its_start, now="", hours_of=lambda _: 1.0)
+                    for made in answer.decisions:
+                        old = decisions.get(made.name)
+                        if made.status != "waiting" and not (old and rests_on_the_same(made, old)):
+                            decisions[made.name] = made
+                    more = of_sweep.name not in closed and settled(of, of_sweep, found, decisions, asked)
+                if all(each.name in decisions for each in of_sweep.trees):
+                    closed.add(of_sweep.name)
+    plan, found = make_plan(of, {}, decisions), results(of, world, drawn, decisions, {*names, ""}, frozenset())
     ended = {run for run, of_run in found.items() if of_run[0].state in ("done", "diverged")}
     lock = make_lock(
         of, decisions, {}, replace(plan, jobs=tuple(replace(j, state="done") if j.run in ended else j for j in plan.jobs)), ""
@@ -111,15 +140,37 @@ def replayed(of: Study, world: World, drawn: Drawn) -> tuple[dict[str, DecisionR
     return decisions, "" if isinstance(lock, NotYet) else str(dict(sorted(lock.settings.items())))
 
 
+def settled(
+    of: Study,
+    of_sweep: Sweep,
+    found: Mapping[str, list[JobResult]],
+    decisions: Mapping[str, DecisionRecord],
+    asked: dict[str, frozenset[str]],
+) -> bool:
+    """Ask for the seeds that `launch --settle` would, of trees alone; whether there are any."""
+    trees = [decisions.get(each.name) for each in of_sweep.trees]
+    if len(of.looks) < 2 or any(record is None or record.status != "decided" for record in trees):
+        return False
+    ever = frozenset().union(*asked.values())
+    plan = make_plan(of, {}, decisions)
+    jobs = tuple(replace(job, held_for_look=job.held_for_look and job.key not in ever) for job in plan.jobs)
+    lines = [each for each in asked_by(of, of_sweep, found, decisions, plan.its_start) if each.tree]
+    what = settling(of, of_sweep.name, replace(plan, jobs=jobs), lines, asked[of_sweep.name], lambda _: 1.0)
+    if isinstance(what, str):
+        return False
+    asked[of_sweep.name] |= {job.key for job in what.jobs if job.key}
+    return True
+
+
 def agree(of: Study, world: World, studies: int, seed: int) -> set[tuple[str, str]]:
     """Play `studies` both ways; returns what the trees took at least once."""
     drawn = draw(of, world, metrics_asked(of), studies, np.random.default_rng(seed))
-    stage = Stage(of, 0.1, lambda _: 1.0)
+    stage = Stage(of, 0.1, lambda _: 1.0, settle=True)
     together, summed, seen = Books(), Books(), set()
-    play(stage, world, drawn, "trees", best_reachable(of, drawn), together)
+    play(stage, world, drawn, "trees", together)
     for at in range(studies):
         one, books = one_of(drawn, at), Books()
-        play(stage, world, one, "trees", best_reachable(of, one), books)
+        play(stage, world, one, "trees", books)
         took = {(key[1], key[2]) for key, count in books.counts.items() if key[0] == "took" and count}
         decisions, lock = replayed(of, world, one)
         expected = {(name, made.took) for name, made in decisions.items() if made.status == "decided"}
@@ -212,8 +263,31 @@ def random_study(seed: int) -> tuple[Study, World]:
 def test_holm_for_many_is_holm_for_each():
     p = np.random.default_rng(0).random((300, 4)) ** 3
     p[:50, 1] = p[:50, 2]
-    many = holm_levels_many(p, 0.05)
+    table = np.array([[0.05 / (4 - step) for step in range(4)]])
+    many = holm_levels_many(p, table, np.ones((300, 4), dtype=np.intp))
     assert many == pytest.approx(np.array([holm_levels(row, 0.05) for row in p.tolist()]))
+
+
+def test_holm_for_many_is_holm_for_each_where_pairs_are_at_different_looks():
+    chance = np.random.default_rng(1)
+    p, looks = chance.random((300, 3)) ** 4, chance.integers(1, 3, (300, 3))
+
+    def nominal(look: int, share: float) -> float:
+        return level_at(share, look, (3, 5), "pocock")
+
+    table = np.array([[nominal(look, 0.05 / (3 - step)) for step in range(3)] for look in (1, 2)])
+    each = [
+        holm_levels(row, 0.05, lambda place, share, at=at: nominal(at[place], share))
+        for row, at in zip(p.tolist(), looks.tolist(), strict=True)
+    ]
+    assert holm_levels_many(p, table, looks) == pytest.approx(np.array(each))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_small_studies_are_settled_as_the_real_rules_settle_them(seed):
+    of, world = random_study(seed)
+    of = replace(of, looks=(2, 3, 5), spending="pocock", seeds={run: tuple(range(42, 42 + 5 - len(run) % 2)) for run in of.seeds})
+    agree(of, world, 4, seed)
 
 
 # ---------------------------------------------------------------- what is counted
@@ -274,13 +348,17 @@ def test_the_same_seed_rehearses_the_same_studies():
 @pytest.mark.parametrize("share_of_margin", [0.05, 0.2, 0.6])
 def test_the_shipped_study_keeps_what_its_rules_promise(share_of_margin):
     """At a small noise the margin, not the test, limits what is called better: the visible effect has to count it."""
-    seen: list[int] = []
     of = tiny()
-    found = measure_targets(of, noisy(of, share_of_margin), studies=1000, progress=seen.append)
-    broken = [target for target in found if target.name != "regret" and target.measured < target.low - 4 * target.error]
-    broken += [target for target in found if target.name != "regret" and target.measured > target.high + 4 * target.error]
+    found = list(promises(Rehearsals(of, noisy(of, share_of_margin), 1000)))
+    broken = [target for target in found if target.measured < target.low - 4 * target.error]
+    broken += [target for target in found if target.measured > target.high + 4 * target.error]
     assert not broken
-    assert sum(seen) == played(of, 1000)
+
+
+def test_how_many_studies_are_played_is_known_beforehand():
+    seen: list[int] = []
+    measure_targets(tiny(), noisy(tiny()), studies=5, progress=seen.append)
+    assert sum(seen) == played(tiny(), 5)
 
 
 # ---------------------------------------------------------------- worlds
@@ -307,6 +385,108 @@ def test_past_effects_are_drawn_around_what_was_measured():
     assert world.diverge["F1"] == 0.5
 
 
+def past_curves() -> tuple[dict[str, list[JobResult]], dict[str, dict[str, list[tuple[int, float]]]]]:
+    """F3 and F2 with four seeds each: two metrics that go together, on curves of four points."""
+    chance = np.random.default_rng(4)
+    results, curves = {}, {"val_loss": {}, "image_vqa": {}}
+    for run, level in (("F3", 0.5), ("F2", 0.6)):
+        results[run] = jobs(run, [level] * 4)
+        for job in results[run]:
+            off = float(chance.normal()) * 0.05
+            curves["val_loss"][job.key] = [(step, level + 1 / step + off) for step in (1, 2, 3, 4)]
+            curves["image_vqa"][job.key] = [(step, 0.1 * step - off) for step in (1, 2, 3, 4)]
+    return results, curves
+
+
+def test_past_curves_are_read_where_the_budget_ends_or_at_a_share_of_it():
+    of = one_tree(("F2 better", BETTER, "F2", ""))
+    of = replace(of, metrics={**of.metrics, "val_loss": replace(LOSS, last=2)})
+    results, curves = past_curves()
+    key = results["F3"][0].key
+    at_end, half = (read_at(of, results, curves, share)["F3"][0].values["val_loss"] for share in (1.0, 0.5))
+    assert at_end == pytest.approx((curves["val_loss"][key][2][1] + curves["val_loss"][key][3][1]) / 2)
+    assert half == pytest.approx((curves["val_loss"][key][0][1] + curves["val_loss"][key][1][1]) / 2)
+    assert read_at(of, results, curves, 0.1)["F3"][0].values == {}, "nothing was measured so early"
+
+
+def test_resampled_metrics_of_a_job_are_those_of_one_past_job():
+    """In these curves what a seed adds to the loss it takes from the accuracy; drawn apart they would not be correlated."""
+    of = one_tree(("F2 better", BETTER, "F2", ""))
+    results, curves = past_curves()
+    read = read_at(of, results, curves, 1.0)
+    world = past_world(of, read, {"val_loss": 0.05, "image_vqa": 0.05}, "past")
+    drawn = draw(of, world, ["val_loss", "image_vqa"], 500, np.random.default_rng(0))
+    for run in ("F3", "LR2"):
+        loss, accuracy = drawn.noise[run, "val_loss"].ravel(), drawn.noise[run, "image_vqa"].ravel()
+        assert np.corrcoef(loss, accuracy)[0, 1] == pytest.approx(-1)
+        assert loss.std() == pytest.approx(0.05, rel=0.15)
+
+
+# ---------------------------------------------------------------- looks, and equal hours
+
+
+def with_looks(of: Study, *looks: int) -> Study:
+    return replace(of, looks=looks, seeds={run: tuple(range(looks[-1])) for run in of.seeds})
+
+
+def test_settling_trains_more_only_where_it_could_decide():
+    of = with_looks(one_tree(("F2 better", BETTER, "F2", "")), 3, 8)
+    world = World("clear", {"val_loss": 0.02}, {("F2", "val_loss"): 0.5})
+    clear = rehearse(of, world, studies=100, rules=("trees",)).outcomes["trees"]
+    first = rehearse(of, world, studies=100, rules=("trees",), settle=False).outcomes["trees"]
+    assert clear.gpu_hours == first.gpu_hours, "F2 is so much worse that no seed could change it"
+    near = replace(world, sd={"val_loss": 0.08}, effects={("F2", "val_loss"): -0.16})
+    open_ = rehearse(of, near, studies=300, rules=("trees",)).outcomes["trees"]
+    assert first.gpu_hours < open_.gpu_hours < first.gpu_hours * 8 / 3
+    assert open_.missed < rehearse(of, near, studies=300, rules=("trees",), settle=False).outcomes["trees"].missed - 0.2
+
+
+@pytest.mark.parametrize("spending", ["pocock", "obrien-fleming"])
+def test_looking_again_and_again_adopts_nothing_worthless_more_often_than_declared(spending):
+    """One tree, 0.05 two-sided, half of it on the side that adopts; a margin that never binds; six looks, each settled."""
+    of = with_looks(one_tree(("F2 better", BETTER, "F2", "")), 2, 3, 4, 6, 8, 12)
+    tiny_margin = {**of.metrics, "val_loss": replace(LOSS, margin=1e-6)}
+    of = replace(of, spending=spending, metrics=tiny_margin)
+    found = rehearse(of, World("nothing", {"val_loss": 0.05}), studies=4000, rules=("trees",)).outcomes["trees"]
+    assert 0.01 < found.wrong < 0.025 + 3 * (0.025 * 0.975 / 4000) ** 0.5
+
+
+def test_at_equal_hours_the_naive_rule_gets_the_seeds_those_hours_pay():
+    of = one_tree(("F2 better", BETTER, "F2", ""))
+    world = World("differ", {"val_loss": 0.05}, either={("F2", "val_loss"): 0.1})
+    of_two, of_three = (
+        rehearse(
+            replace(of, seeds={run: tuple(range(count)) for run in of.seeds}), world, studies=400, rules=("lowest of all seeds",)
+        ).outcomes["lowest of all seeds"]
+        for count in (2, 3)
+    )
+    between = at_equal_hours(of, world, "lowest of all seeds", (of_two.gpu_hours + of_three.gpu_hours) / 2, studies=400)
+    assert between.seeds == pytest.approx(2.5)
+    assert between.gpu_hours == pytest.approx((of_two.gpu_hours + of_three.gpu_hours) / 2)
+    assert between.regret == pytest.approx((of_two.regret + of_three.regret) / 2)
+    assert at_equal_hours(of, world, "lowest of all seeds", 0.0, studies=50).seeds == 1
+
+
+@pytest.mark.parametrize("margins", [2.0, 3.0])
+def test_settled_trees_regret_less_than_the_lowest_seed_at_equal_hours(margins):
+    """The shipped study's questions with looks [3, 5] and a noise of 0.4 margins."""
+    of = with_looks(tiny(), 3, 5)
+    world = replace(noisy(of, 0.4), either=rows_differ(of, margins))
+    ours = rehearse(of, world, studies=600, rules=("trees",)).outcomes["trees"]
+    naive = at_equal_hours(of, world, "lowest of all seeds", ours.gpu_hours, studies=600)
+    assert ours.regret < 0.3 * naive.regret
+
+
+def test_a_net_regret_counts_what_was_adopted_for_nothing():
+    """Two rules that differ in nothing but adoptions of an equal row: one margin each."""
+    of = one_tree(("F2 better", BETTER, "F2", ""))
+    found = rehearse(of, World("nothing", {"val_loss": 0.05}), studies=400).outcomes
+    naive = found["lowest mean"]
+    assert naive.regret == 0
+    assert naive.net_regret == pytest.approx(naive.wrong)
+    assert found["trees"].net_regret == pytest.approx(found["trees"].wrong)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -331,7 +511,7 @@ def test_effects_and_spreads_are_read_as_they_are_typed():
     ("world", "noise", "message"),
     [
         ("past", "normal", "no job of this study has ended"),
-        ("expected", "normal", "say what you expect"),
+        ("expected", "normal", "no row of runs.toml says what it expects"),
         ("no", "normal", "no such world"),
         ("nothing", "loud", "it is one of normal, heavy, unequal, outliers, past"),
     ],
