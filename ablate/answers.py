@@ -25,10 +25,11 @@ from ablate.freeze import take_text
 from ablate.plan import FAILURE, LOST_GPU_S, STARTABLE, Plan, PlannedJob, needed_jobs
 from ablate.plan_diff import plan_diff
 from ablate.provenance import code_hash
+from ablate.search import budget, is_search, range_text, with_examples
 from ablate.snapshot import snapshots
 from ablate.stale import find_stale
-from ablate.study import ENDED, JobState, Line, Settings, Study, Sweep, UserError, nested, runs_of_sweep
-from db.records import AttemptRecord, DecisionRecord, LockRecord
+from ablate.study import ENDED, IMPORTED, JobState, Line, Settings, Study, Sweep, UserError, nested, runs_of_sweep
+from db.records import AttemptRecord, DecisionRecord, Lease, LockRecord
 
 if TYPE_CHECKING:  # types only: these modules import Ray and scipy
     from ablate.decide import SweepAnswer
@@ -63,7 +64,7 @@ def plan(desk: Desk, block: str = "", gpus: int | None = None) -> Answer:
             "totals": books.totals(planned, shown, gpus),
             "skipped_sweeps": planned.skipped_sweeps,
             "orphans": planned.orphans,
-            "stale": [asdict(one) for one in find_stale(desk.study, planned, desk.store.all_decisions(), held)],
+            "stale": _stale(desk, planned, held),
             "locked": held is not None and not held.lifted_at,
             "confirmation": _confirmation(desk, held) if held else None,
             "notes": _notes(desk, planned, books),
@@ -113,6 +114,7 @@ class Books:
         self.study = desk.study
         self.attempts = desk.store.attempts()
         self.measured = measured_hours(desk)
+        self.dead_since = _dead_since(desk.store.lease())
         taken = snapshots(desk)
         self.code_to_come = taken[-1].hash if taken else ""
         self._names: dict[tuple[str, ...], str] = {}
@@ -122,7 +124,12 @@ class Books:
 
     def booked(self, job: PlannedJob) -> float:
         """GPU-hours its attempts have taken, those under way included."""
-        return sum(gpu_seconds(attempt) for attempt in self.tried(job)) / 3600
+        return sum(gpu_seconds(attempt, self.dead_since) for attempt in self.tried(job)) / 3600
+
+    def running_hours(self, job: PlannedJob) -> float:
+        """Wall hours of its last attempt."""
+        last = self.tried(job)[-1]
+        return gpu_seconds(last, self.dead_since) / max(last.gpus, 1) / 3600
 
     def failure(self, job: PlannedJob) -> str:
         """The class of its last failure; "" if none was recognised."""
@@ -142,7 +149,7 @@ class Books:
         if job.state not in COMING:
             return 0.0
         hours = self.expected(job)[0]
-        return max(hours - _running_hours(self.tried(job)), 0.0) if job.state == "running" else hours
+        return max(hours - self.running_hours(job), 0.0) if job.state == "running" else hours
 
     def row(self, job: PlannedJob) -> Answer:
         """One job of the plan."""
@@ -159,6 +166,7 @@ class Books:
             "state": job.state,
             "reason": job.reason,
             "change": job.change,
+            "expects": dict(self.study.runs[job.run].expects) if job.run in self.study.runs and not job.confirms else {},
             "gpus": job.gpus,
             "hours": hours,
             "hours_source": source,
@@ -167,7 +175,15 @@ class Books:
             "attempts": job.attempt,
             "code_hash": self.code(job),
             "added": job.added,
+            "imported": self.imported(job),
+            "trial": job.trial,
+            "selected": job.trial > 0,
         }
+
+    def imported(self, job: PlannedJob) -> bool:
+        """Whether its result was brought in, not made here."""
+        tried = self.tried(job)
+        return bool(tried) and IMPORTED in tried[-1].facts
 
     def code(self, job: PlannedJob) -> str:
         """Hash of the trainer's code it was, or will be, trained with; "" while none was taken."""
@@ -205,16 +221,21 @@ class Books:
         }
 
 
-def gpu_seconds(attempt: AttemptRecord) -> float:
-    """GPU-seconds an attempt has booked; one under way counts until now."""
+def _dead_since(lease: Lease | None) -> datetime | None:
+    """When a launch that is gone without a word was last heard of."""
+    if lease is None:
+        return None
+    from ablate.lease import gone
+
+    return moment(lease.beat_at) if gone(lease) else None
+
+
+def gpu_seconds(attempt: AttemptRecord, dead_since: datetime | None = None) -> float:
+    """GPU-seconds an attempt has booked; one under way counts until now, or until the launch that ran it was last alive."""
     if attempt.state != "running":
         return attempt.gpu_s
-    return max((datetime.now(UTC) - moment(attempt.started_at)).total_seconds(), 0.0) * attempt.gpus
-
-
-def _running_hours(tried: tuple[AttemptRecord, ...]) -> float:
-    last = tried[-1]
-    return gpu_seconds(last) / max(last.gpus, 1) / 3600
+    until = dead_since if dead_since and not attempt.cluster else datetime.now(UTC)
+    return max((until - moment(attempt.started_at)).total_seconds(), 0.0) * attempt.gpus
 
 
 def _notes(desk: Desk, planned: Plan, books: Books) -> list[str]:
@@ -352,6 +373,7 @@ def outcome(desk: Desk, end: Outcome) -> Answer:
             "gpu_hours": spent,
             "cost": spent * desk.study.usd_per_gpu_hour,
             "decisions": _decisions(desk),
+            "stale": _stale(desk, end.plan, held),
             "lock": _lock(desk, held) if held else None,
             "next": _next_after_launch(desk, end, failed),
         }
@@ -449,7 +471,7 @@ def decision(made: DecisionRecord) -> Answer:
         "at": made.at,
         "sets": made.sets,
         "price": made.price,
-        "comparisons": list(made.comparisons),
+        "comparisons": [] if is_search(made) else list(made.comparisons),
         "jobs": sorted(made.jobs),
         "number": made.number,
     }
@@ -556,7 +578,7 @@ def status(desk: Desk) -> Answer:
             "at": now(),
             "states": Counter(job.state for job in counted),
             "running": [_running(job, books, latest.get(job.key or "", {})) for job in running],
-            "ended": _ended(desk, [job for job in counted if job.state in ENDED]),
+            "ended": _ended(desk, books, [job for job in counted if job.state in ENDED]),
             "failed": [
                 {"id": job.id, "reason": job.reason, "failure": books.failure(job)} for job in counted if job.state == "failed"
             ],
@@ -569,19 +591,22 @@ def status(desk: Desk) -> Answer:
             "left_wall_hours": layout["wall_hours"],
             "gpus": layout["gpus"],
             "decisions": _decisions(desk),
+            "stale": _stale(desk, planned, held),
             "notes": _folder_notes(desk, books.attempts),
-            "launching": {"holder": lease.holder, "since": lease.since, "beat_at": lease.beat_at} if lease else None,
+            "launching": {**asdict(lease), "gone": books.dead_since is not None} if lease else None,
             "lock": {"hash": held.hash, "at": held.at, "provisional": held.provisional, "confirmation": _confirmation(desk, held)}
             if held and not held.lifted_at
             else None,
-            "next": command(desk, "status", "--follow") if lease else _next_after_plan(desk, planned, planned.jobs, "", held),
+            "next": command(desk, *(("launch",) if books.dead_since else ("status", "--follow")))
+            if lease
+            else _next_after_plan(desk, planned, planned.jobs, "", held),
         }
     )
 
 
 def _running(job: PlannedJob, books: Books, latest: Mapping[str, tuple[int, float]]) -> Answer:
     """A running job, by the last numbers it wrote."""
-    elapsed = _running_hours(books.tried(job)) * 3600
+    elapsed = books.running_hours(job) * 3600
     fraction = latest["progress"][1] if "progress" in latest else None
     return {
         "id": job.id,
@@ -595,7 +620,7 @@ def _running(job: PlannedJob, books: Books, latest: Mapping[str, tuple[int, floa
     }
 
 
-def _ended(desk: Desk, jobs: Sequence[PlannedJob]) -> list[Answer]:
+def _ended(desk: Desk, books: Books, jobs: Sequence[PlannedJob]) -> list[Answer]:
     """What ended jobs scored on the study's first metric."""
     metric = next(iter(desk.study.metrics), "")
     values = desk.store.latest([job.key for job in jobs if job.key], [metric]) if metric else {}
@@ -607,6 +632,8 @@ def _ended(desk: Desk, jobs: Sequence[PlannedJob]) -> list[Answer]:
             "state": job.state,
             "metric": metric,
             "value": values.get(job.key or "", {}).get(metric, (0, None))[1],
+            "imported": books.imported(job),
+            "selected": job.trial > 0,
         }
         for job in jobs
     ]
@@ -618,6 +645,11 @@ def _reasons(jobs: Iterable[PlannedJob]) -> list[Answer]:
     for job in jobs:
         found.setdefault(job.reason, []).append(job.id)
     return [{"reason": reason, "jobs": ids} for reason, ids in found.items()]
+
+
+def _stale(desk: Desk, planned: Plan, held: LockRecord | None) -> list[Answer]:
+    """What rests on decisions that say something else now: see stale.py."""
+    return [asdict(one) for one in find_stale(desk.study, planned, desk.store.all_decisions(), held)]
 
 
 def _decisions(desk: Desk) -> list[Answer]:
@@ -669,9 +701,31 @@ def show(desk: Desk, jobs: Sequence[PlannedJob], metric: str) -> Answer:
                 for one in map(decision, desk.store.decisions().values())
                 if set(keys) & set(one["jobs"]) or one["took"] == run
             ],
+            "search": _search(desk, run),
             "next": command(desk, "logs", at(jobs[0])) if any(map(books.tried, jobs)) else command(desk, "launch", "--run", run),
         }
     )
+
+
+def _search(desk: Desk, run: str) -> Answer | None:
+    """How a row is tuned: where it looks, what it chose, and each trial that is over; None for a row that is not."""
+    row = desk.study.runs.get(run)
+    if row is None or row.search is None:
+        return None
+    from ablate.trials import trials_of
+
+    search = row.search
+    return {
+        "space": {name: range_text(one) for name, one in search.space.items()},
+        "budget": budget(search),
+        "on": search.on,
+        "by": search.by,
+        "chosen": row.chosen,
+        "trials": [
+            {"trial": one.number, "job": one.key, "state": one.state, "point": dict(one.point), "score": one.score}
+            for one in trials_of(desk, desk.plan(), row)
+        ],
+    }
 
 
 def _refuse_unmeasured(desk: Desk, keys: Sequence[str], metric: str) -> None:
@@ -788,10 +842,17 @@ def _lock(desk: Desk, held: LockRecord) -> Answer:
         "provisional": held.provisional,
         "confirmation": _confirmation(desk, held),
         "decisions": held.decisions,
+        "searches": {record.name: record.because for record in _searches_of(desk, held)},
         "lifted_at": held.lifted_at,
         "lifted_because": held.lifted_because,
         "next": _next_after_lock(desk, held),
     }
+
+
+def _searches_of(desk: Desk, held: LockRecord) -> list[DecisionRecord]:
+    """The records of the searches that the lock rests on."""
+    numbers = set(held.decisions.values())
+    return [record for record in desk.store.all_decisions() if is_search(record) and record.number in numbers]
 
 
 def _next_after_lock(desk: Desk, held: LockRecord) -> str:
@@ -816,15 +877,29 @@ def _confirmation(desk: Desk, held: LockRecord) -> Answer:
         "confirmed": f"confirmed on {len(confirm.seeds) if confirm else 0} fresh seeds",
         "failed": "provisional: it was NOT confirmed on fresh seeds",
     }
+    imported, exploratory = _resting_on_imported(desk, decisions, held), _resting_on_undeclared(decisions, held)
+    says = words[status] + (f"; rests on imported results: {', '.join(imported)}" if imported else "")
     return {
         "status": status,
-        "says": words[status],
+        "says": says + (f"; rests on looks nobody declared: {', '.join(exploratory)}" if exploratory else ""),
         "against": confirm.against if confirm else "",
         "seeds": confirm.seeds if confirm else (),
         "left": [job.id for job in left],
         "because": judged.because if judged else "",
         "comparisons": list(judged.comparisons) if judged else [],
     }
+
+
+def _resting_on_imported(desk: Desk, decisions: Mapping[str, DecisionRecord], held: LockRecord) -> list[str]:
+    """The decisions of a lock that rest on results which were not made here."""
+    attempts = desk.store.attempts()
+    brought = {key for key, tried in attempts.items() if IMPORTED in tried[-1].facts}
+    return [name for name, one in decisions.items() if name in held.decisions and brought & one.jobs.keys()]
+
+
+def _resting_on_undeclared(decisions: Mapping[str, DecisionRecord], held: LockRecord) -> list[str]:
+    """The decisions of a lock that are exploratory."""
+    return [name for name in held.decisions if name in decisions and decisions[name].because.startswith("exploratory: ")]
 
 
 def rebuild(study: Study) -> Answer:
@@ -847,20 +922,28 @@ def rehearse(
     effects: Sequence[str] = (),
     spreads: Sequence[str] = (),
     diverge: float = 0.0,
+    budget: float = 1.0,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Answer:
     """The study played `studies` times on simulated results, and each promise of its rules held against a fifth as many.
 
     effects:  "F1=0.167" or "A8b:image_vqa=0.03": true shift against the row's start, in the metric's unit.
     spreads:  "val_loss=0.05": true sd between seeds; else what was measured, declared, or half the margin.
+    budget:   share of each past curve at which it is read; of past results alone.
     progress: called with the studies played so far and how many there will be.
     """
     from ablate.evidence import job_results
     from ablate.rehearsal import worlds
+    from ablate.rehearsal.equal_hours import at_equal_hours
     from ablate.rehearsal.rehearse import rehearse as play
     from ablate.rehearsal.targets import measure_targets, played
 
-    study, results = desk.study, job_results(desk, desk.plan())
+    study, results = with_examples(desk.study), job_results(desk, desk.plan())
+    if world == "past" or noise == "past":
+        curves = {name: desk.store.curves(name, [job.key for jobs in results.values() for job in jobs]) for name in study.metrics}
+        results = worlds.read_at(study, results, curves, budget)
+    elif budget < 1:
+        raise UserError(f"--budget {budget:g} is a share of past curves: give it with --world past or --noise past")
     sd = worlds.known_sd(study, results, dict(worlds.read_spread(study, text) for text in spreads))
     given = dict(worlds.read_effect(study, text) for text in effects)
     made = worlds.named_world(world, noise, study, results, {name: size for name, (size, _) in sd.items()}, given)
@@ -873,10 +956,17 @@ def rehearse(
         done += count
         progress(done, total)
 
-    hours = measured_hours(desk)
-    found = play(
-        study, made, studies=studies, rng_seed=rng_seed, hours_of=lambda run: hours_of(study, run, hours)[0], progress=advance
-    )
+    measured = measured_hours(desk)
+
+    def hours(run: str) -> float:
+        return budget * hours_of(study, run, measured)[0]
+
+    found = play(study, made, studies=studies, rng_seed=rng_seed, hours_of=hours, progress=advance)
+    spent = found.outcomes["trees"].gpu_hours
+    equal = [
+        at_equal_hours(study, made, rule, spent, studies=each, rng_seed=rng_seed, hours_of=hours)
+        for rule in ("lowest of all seeds", "lowest mean")
+    ]
     targets = measure_targets(study, made, studies=each, rng_seed=rng_seed, progress=advance)
     ours = found.outcomes["trees"]
     return plain(
@@ -886,13 +976,17 @@ def rehearse(
             "noise": made.noise,
             "studies": studies,
             "seed": rng_seed,
+            "looks": study.looks,
+            "budget": budget,
+            "past_jobs": max((len(jobs) for jobs in made.residuals.values()), default=0) if made.noise == "past" else 0,
             "sd": {name: {"sd": size, "source": source} for name, (size, source) in sd.items()},
             "effects": [{"run": run, "metric": metric, "effect": effect} for (run, metric), effect in made.effects.items()],
             "rules": [
-                {name: getattr(outcome, name) for name in ("rule", "wrong", "missed", "regret", "gpu_hours")}
+                {name: getattr(outcome, name) for name in ("rule", "wrong", "missed", "regret", "net_regret", "gpu_hours")}
                 | {"wrong_in": outcome.wrong_in, "missed_in": outcome.missed_in, "locks": outcome.locks}
                 for outcome in found.outcomes.values()
             ],
+            "equal_hours": [asdict(one) for one in equal],
             "lines": [asdict(line) for line in ours.fired],
             "never_fired": [{"where": line.where, "text": line.text} for line in ours.fired if line.asked and not line.fired],
             "comparisons": [asdict(shown) for shown in ours.shown],

@@ -127,7 +127,7 @@ def launch(
     from ablate import answers, screens
 
     desk = replace((_looking if dry_run else _desk)(study, profile), redo_stale=redo_stale)
-    jobs = tuple(dict.fromkeys(job.id for name in run or () for job in _jobs_named(desk, name)))
+    jobs = tuple(dict.fromkeys(job.id for name in run or () for job in _jobs_to_launch(desk, name)))
     wanted_block = _block(desk.study, block)
     if settle:
         jobs = _settle(desk, _sweep(desk.study, settle), bool(jobs or wanted_block or here), dry_run, as_json)
@@ -423,6 +423,49 @@ def rebuild(study: StudyFile = HERE, profile: Profile = "", as_json: Json = Fals
     _out(answers.rebuild(_read(study, profile)), as_json, screens.rebuild)
 
 
+@app.command("import")
+def import_results(
+    file: Annotated[
+        Path, typer.Argument(help="CSV, Parquet, JSON, an offline W&B run or folder of runs, or an ablate database.")
+    ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="Which column is what: run, seed, step, metric, value, state, a metric, a setting.",
+            metavar="NAME=COLUMN,…",
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--as", help="Which row (F3) or job (F3@42) a run of the file is; - for none.", metavar="NAME=ROW"),
+    ] = None,
+    place: Annotated[
+        str, typer.Option("--from", help="Which study of an ablate database, where it holds several.", metavar="STUDY/PROFILE")
+    ] = "",
+    because: Annotated[str, typer.Option("--because", help="Reason for an edit of what was frozen before.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be imported, write nothing.")] = False,
+    study: StudyFile = HERE,
+    profile: Profile = "",
+    as_json: Json = False,
+) -> None:
+    """Bring in past results: runs and curves become results of the study's jobs, marked as imported; nobody trains them again.
+
+    All of a file comes in or nothing; twice is harmless. Exit code: 0 · 2 your mistake · 3 some wait for a decision.
+
+    Example: [bold]ablate import past.csv --dry-run[/bold]
+    Example: [bold]ablate import past.csv --map run=name,step=_step,val_loss=eval/loss --as baseline-v2=F3[/bold]
+    Example: [bold]ablate import wandb/ --as fancy-sun-7=F3@42 --as test-run=-[/bold]
+    """
+    from ablate.past import importing, screen
+
+    options = importing.Options(columns or (), names or (), place, because, dry_run)
+    answer = importing.bring_in(_desk(study, profile), file, options)
+    _out(answer, as_json, screen.imported)
+    if answer["waits"]:
+        raise typer.Exit(3)
+
+
 @app.command()
 def check(
     only: Annotated[
@@ -453,7 +496,8 @@ def check(
 def rehearse(
     studies: Annotated[int, typer.Option("--studies", help="How many studies to play.", min=1)] = 10_000,
     world: Annotated[
-        str, typer.Option("--world", help="What is true: nothing, expected (--effect), or past (results in the database).")
+        str,
+        typer.Option("--world", help="What is true: nothing, expected (by rows, or --effect), or past (curves in the database)."),
     ] = "nothing",
     noise: Annotated[
         str, typer.Option("--noise", help="Between seeds: normal, heavy, unequal, outliers, or past (resampled).")
@@ -464,6 +508,9 @@ def rehearse(
     ] = None,
     sd: Annotated[list[str] | None, typer.Option("--sd", help="True spread between seeds.", metavar="val_loss=0.05")] = None,
     diverge: Annotated[float, typer.Option("--diverge", help="Chance of each job to diverge.", min=0, max=1)] = 0.0,
+    budget: Annotated[
+        float, typer.Option("--budget", help="Read past curves at this share of their length.", min=0.01, max=1)
+    ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the simulation: the same seed gives the same numbers.", min=0)] = 0,
     study: StudyFile = HERE,
     profile: Profile = "",
@@ -478,7 +525,7 @@ def rehearse(
 
     desk = _looking(study, profile)
     with screens.rehearsal_progress(quiet=as_json) as progress:
-        answer = answers.rehearse(desk, world, noise, studies, seed, effect or (), sd or (), diverge, progress)
+        answer = answers.rehearse(desk, world, noise, studies, seed, effect or (), sd or (), diverge, budget, progress)
     _out(answer, as_json, screens.rehearse)
 
 
@@ -614,6 +661,14 @@ def _hint(name: str, known: list[str], what: str) -> str:
 
     guesses = near(name, known)
     return f" Did you mean {quoted(guesses)}?" if guesses else f" {what}: {', '.join(known) or 'none'}"
+
+
+def _jobs_to_launch(desk: Desk, name: str) -> list[PlannedJob]:
+    """The jobs that a name means; of a row that is tuned, its trials too."""
+    from ablate.study import TRIAL
+
+    named = _jobs_named(desk, name)
+    return [*(job for job in desk.plan().jobs if job.trial and job.run.removesuffix(TRIAL) == name), *named]
 
 
 def _settle(desk: Desk, sweep: str, narrowed: bool, dry_run: bool, as_json: bool) -> tuple[str, ...]:

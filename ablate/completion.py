@@ -31,7 +31,8 @@ def _completing(offers: Callable[[Study], list[Offer]]) -> Callable[[typer.Conte
 
 def _runs(study: Study) -> list[Offer]:
     """Rows, aliases, and each row's jobs."""
-    rows = [(name, ", ".join(run.changes) or "the baseline") for name, run in study.runs.items()]
+    changed = {name: (*run.changes, *(run.search.space if run.search else ())) for name, run in study.runs.items()}
+    rows = [(name, ", ".join(dict.fromkeys(settings)) or "the baseline") for name, settings in changed.items()]
     aliases = [(alias, f"another name of {name}") for alias, name in study.aliases.items()]
     return [*rows, *aliases, *((f"{name}@{seed}", "one job") for name in study.runs for seed in study.seeds[name])]
 

@@ -202,6 +202,7 @@ def page(
         summary[f"decision/{name}"] = decision.took or decision.status
         summary[f"decision/{name}/because"] = decision.because
     tags = [profile, *(planned.sweeps if planned else ("no longer planned",)), last.state]
+    tags += ["selected, no evidence"] if planned and planned.trial else []
     tags += [f"taken by {name}" for name, decision in resting.items() if decision.took == job.run]
     if lock is not None and (job.run == lock.trained_as or resting.keys() & lock.decisions.keys()):
         summary |= {"lock": lock.hash, "lock/provisional": lock.provisional}

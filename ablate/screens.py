@@ -55,8 +55,8 @@ def plan(answer: Answer) -> None:
         console.print(line)
     for sweep, why in answer["skipped_sweeps"].items():
         console.print(f"skipped  {sweep}: {why}", style="dim")
-    for stale in answer["stale"]:
-        console.print(draw.labelled("stale", f"{stale['kind']} {stale['name']}: {stale['because']}"))
+    for stale in _stale_lines(answer):
+        console.print(stale)
     if answer["locked"]:
         console.print(draw.labelled("locked", f"{answer['confirmation']['says']}; nothing else starts until the lock is lifted"))
     for note in answer["notes"]:
@@ -111,7 +111,13 @@ def sorted_by_block(jobs: Sequence[Answer]) -> list[Answer]:
 
 
 def _alike(job: Answer) -> tuple[Any, ...]:
-    return job["block"], job["run"], job["state"], job["reason"]
+    return job["block"], job["run"], _state_of(job), "" if job["imported"] or job["selected"] else job["reason"]
+
+
+def _state_of(job: Answer) -> str:
+    if job["selected"] and job["state"] == "done":
+        return "done (selected)"
+    return f"{job['state']} (imported)" if job["imported"] else str(job["state"])
 
 
 def _plan_rows(console: Console, rows: Sequence[Sequence[Answer]]) -> None:
@@ -129,11 +135,20 @@ def _plan_rows(console: Console, rows: Sequence[Sequence[Answer]]) -> None:
             column.width = width
         shown: list[Answer] = []
         for jobs, texts in of_block:
-            table.add_row(*texts[:2], draw.state(texts[2]), *texts[3:])
+            table.add_row(*texts[:2], Text(texts[2], style=draw.STYLES.get(jobs[0]["state"], "")), *texts[3:])
             shown += jobs
         console.print(Text(f"block {block}" if block else "in no block", style="bold"))
         console.print(draw.indented(table, 2))
         _reasons(console, shown)
+        _expectations(console, shown)
+
+
+def _expectations(console: Console, jobs: Sequence[Answer]) -> None:
+    """What the authors of these rows believe in, under a block's table."""
+    said = {job["run"]: job["expects"] for job in jobs if job["expects"]}
+    for run, expects in said.items():
+        sizes = (f"{metric} {size}" if isinstance(size, str) else f"{metric} {size:+g}" for metric, size in expects.items())
+        console.print(draw.indented(Text(f"expected: {run} against its start: {', '.join(sizes)}", style="dim"), 4))
 
 
 def _plan_cells(jobs: Sequence[Answer], common: str) -> tuple[str, ...]:
@@ -141,9 +156,9 @@ def _plan_cells(jobs: Sequence[Answer], common: str) -> tuple[str, ...]:
     return (
         first["run"],
         draw.seeds([job["seed"] for job in jobs]),
-        first["state"],
+        _state_of(first),
         " ".join(sweep.removeprefix(common) for sweep in first["sweeps"]),
-        first["change"],
+        f"{len(jobs)} trials of its search" if first["selected"] and len(jobs) > 1 else first["change"],
         draw.number(sum(job["hours"] for job in jobs) / len(jobs)),
         draw.number(sum(job["gpu_hours"] for job in jobs)),
         f"{sum(job['cost'] for job in jobs):.2f}",
@@ -152,7 +167,7 @@ def _plan_cells(jobs: Sequence[Answer], common: str) -> tuple[str, ...]:
 
 def _reasons(console: Console, jobs: Sequence[Answer]) -> None:
     """What these jobs wait for or why they ended, under a block's table."""
-    told = [job for job in jobs if job["reason"].strip() not in PLAIN_REASONS and job["state"] != "done"]
+    told = [job for job in jobs if job["reason"].strip() not in PLAIN_REASONS and job["state"] not in ("done", "stopped")]
     for state in dict.fromkeys(job["state"] for job in told):
         for reason, ids in _by_reason([job for job in told if job["state"] == state]).items():
             console.print(draw.indented(Text(f"{state}: {draw.names(ids)}: {reason}", style="dim"), 4))
@@ -235,6 +250,8 @@ def outcome(answer: Answer) -> None:
         console.print(draw.labelled("failed", f"{job['id']}: {job['reason'].strip()}"))
         console.print(f"         {job['log']}", style="dim")
     console.print(_decision_table(answer["decisions"]))
+    for stale in _stale_lines(answer):
+        console.print(stale)
     held = answer["lock"]
     if held:
         console.print(f"\nlock     {_lock_line(held)}")
@@ -599,12 +616,20 @@ def _status_lines(answer: Answer) -> Iterator[RenderableType]:
     if answer["lost_gpu_minutes"] >= MENTIONED_MINUTES:
         yield f"lost     {draw.number(answer['lost_gpu_minutes'])} GPU-minutes to crashes: work after a checkpoint, done again"
     if answer["launching"]:
-        yield f"launch   {answer['launching']['holder']}, since {answer['launching']['since']}"
+        held = answer["launching"]
+        gone = f", but it is gone, last heard of at {held['beat_at']}; the next launch takes over" if held["gone"] else ""
+        yield draw.labelled("launch", f"{held['holder']}, since {held['since']}{gone}")
     if answer["lock"]:
         held = answer["lock"]
         yield f"locked   config {held['hash'][:MOST_REASONS]}, since {held['at']}; {held['confirmation']['says']}"
+    yield from _stale_lines(answer)
     for note in answer["notes"]:
         yield draw.labelled("note", note)
+
+
+def _stale_lines(answer: Answer) -> Iterator[RenderableType]:
+    """What rests on a decision that says something else now."""
+    return (draw.labelled("stale", f"{one['kind']} {one['name']}: {one['because']}") for one in answer["stale"])
 
 
 def stop(answer: Answer) -> None:
@@ -625,15 +650,24 @@ def retry(answer: Answer) -> None:
     console.print(f"\nNext: {answer['next']}")
 
 
+IN_A_ROW = 5
+"""Scores of a run side by side: more would not fit."""
+
+
 def _scores(ended: Sequence[Answer]) -> Table:
     table = draw.table("ended", str(ended[0]["metric"]) + " by seed")
     for run, of_run in groupby(
         sorted(ended, key=lambda job: [one["run"] for one in ended].index(job["run"])), key=lambda job: str(job["run"])
     ):
+        jobs = list(of_run)
         cells = [
-            f"{job['seed']}: {'diverged' if job['state'] == 'diverged' else draw.value(job['value']) or '–'}" for job in of_run
+            f"{job['seed']}: {'diverged' if job['state'] == 'diverged' else draw.value(job['value']) or '–'}"
+            f"{' (imported)' if job['imported'] else ''}"
+            for job in jobs
         ]
-        table.add_row(Text(run, style=draw.STYLES["done"]), "   ".join(cells))
+        name = f"{run} (selected)" if jobs[0]["selected"] else run
+        for first in range(0, len(cells), IN_A_ROW):
+            table.add_row(Text("" if first else name, style=draw.STYLES["done"]), "   ".join(cells[first : first + IN_A_ROW]))
     return table
 
 
@@ -657,10 +691,26 @@ def show(answer: Answer) -> None:
     if answer["curve"]["jobs"]:
         console.print()
         console.print(Text.from_ansi(curve_plot(answer["curve"]), no_wrap=True))
+    if answer["search"]:
+        _search(console, answer["search"])
     for made in answer["decisions"]:
         console.print()
         console.print(_decision(made))
     draw.next_step(console, answer)
+
+
+def _search(console: Console, search: Answer) -> None:
+    """Where a row looked, and what each trial scored there."""
+    console.print()
+    where = ", ".join(f"{name} in {space}" for name, space in search["space"].items())
+    console.print(f"search   {where}: {search['budget']}; {search['chosen'] or 'it has not chosen yet'}")
+    if not search["trials"]:
+        return
+    table = draw.table(">trial", *search["space"], f">{search['on']}", "")
+    for one in search["trials"]:
+        cells = [draw.toml(one["point"][name]) for name in search["space"]]
+        table.add_row(str(one["trial"]), *cells, draw.value(one["score"]) or "–", f"{one['state']} (selected, no evidence)")
+    console.print(draw.indented(table, 9))
 
 
 def _settings(console: Console, answer: Answer) -> None:
@@ -820,6 +870,8 @@ def lock(answer: Answer) -> None:
     console.print(table)
     console.print()
     console.print(_lock_line(answer))
+    for name, because in answer["searches"].items():
+        console.print(f"{name}: {because}")
     for conflict in answer["conflicts"]:
         console.print(draw.labelled("conflict", conflict))
     if answer["confirmation"]["because"]:
@@ -854,14 +906,21 @@ def rehearse(answer: Answer) -> None:
     draw.title(console, answer, f"{answer['studies']:,} rehearsed studies · world: {answer['world']} · {noise}")
     sizes = (f"{name} {one['sd']:.3g} ({one['source']})" for name, one in answer["sd"].items())
     console.print(f"sd between seeds: {', '.join(sizes)}", style="dim")
+    if answer["past_jobs"]:
+        at = "" if answer["budget"] == 1 else f", read at {answer['budget']:.0%} of their length"
+        console.print(f"noise: whole curves of {draw.count(answer['past_jobs'], 'past job')}{at}", style="dim")
+    if answer["looks"]:
+        console.print(f"looks at {' and '.join(map(str, answer['looks']))} seeds per run; every tree is settled", style="dim")
     for one in answer["effects"]:
         console.print(f"true: {one['run']} shifts {one['metric']} by {one['effect']:+g}", style="dim")
     console.print()
-    table = draw.table("rule", ">wrong adoptions", ">misses", ">regret in margins", ">GPU-hours")
-    for rule in answer["rules"]:
-        numbers = (_percent(rule["wrong"]), _percent(rule["missed"]), f"{rule['regret']:.2f}", f"{rule['gpu_hours']:,.3g}")
-        table.add_row(rule["rule"], *numbers)
+    table = draw.table("rule", ">wrong adoptions", ">misses", ">regret", ">net regret", ">GPU-hours")
+    equal = [{**one, "rule": f"{one['rule']}, {one['seeds']:.1f} of every run"} for one in answer["equal_hours"]]
+    for rule in (*answer["rules"], *equal):
+        regrets = (f"{rule['regret']:.2f}", f"{rule['net_regret']:.2f}")
+        table.add_row(rule["rule"], _percent(rule["wrong"]), _percent(rule["missed"]), *regrets, f"{rule['gpu_hours']:,.3g}")
     console.print(table)
+    console.print("regret in margins; net: a change costs one. The last rows: the trees' GPU-hours, spread evenly", style="dim")
     console.print()
     table = draw.table(">chance", "final config")
     locks = list(answer["rules"][0]["locks"].items())
@@ -888,7 +947,7 @@ def _rehearsed_lines(console: Console, lines: Sequence[Answer]) -> None:
 
 def _rehearsed_targets(console: Console, targets: Sequence[Answer]) -> None:
     """Promises in short: of several comparisons the worst; those that are not kept, each."""
-    table = draw.table("promise", "of", ">measured", ">limits", "")
+    table = draw.table("promise", "of", ">measured", ">limits", ">studies", "")
     for name in dict.fromkeys(target["name"] for target in targets):
         of_name = [target for target in targets if target["name"] == name]
         failed = [target for target in of_name if not target["passed"]]
@@ -898,7 +957,12 @@ def _rehearsed_targets(console: Console, targets: Sequence[Answer]) -> None:
             measured = "–" if target["measured"] is None else f"{target['measured']:.3g}"
             word = Text("kept", style="green") if target["passed"] else Text("not kept", style="bold red")
             table.add_row(
-                name, draw.short(target["of"], 44) + others, measured, f"{target['low']:.3g}–{target['high']:.3g}", word
+                name,
+                draw.short(target["of"], 42 - len(others)) + others,
+                measured,
+                f"{target['low']:.3g}–{target['high']:.3g}",
+                f"{target['studies']:,}",
+                word,
             )
     console.print(table)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -508,6 +510,21 @@ def test_status_says_when_folders_and_database_know_different_jobs(desk: Desk, a
     Path(desk.store.path).unlink()
     (note,) = ablate("status", "--json").document["notes"]
     assert "not in the database; take them in with ablate rebuild" in note
+
+
+def test_a_launch_that_was_killed_is_said_to_be_gone_and_its_jobs_cost_no_more(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", state="running")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    holder = f"somebody@{socket.gethostname()}:{dead.pid}"
+    assert desk.store.acquire_lease(holder, answers.now(), 60.0) is not None
+    beat = datetime.now(UTC) + timedelta(hours=1)
+    assert desk.store.renew_lease(holder, beat.isoformat(timespec="seconds"))
+    found = ablate("status", "--json").document
+    assert found["launching"]["gone"] is True
+    assert found["next"] == "ablate launch"
+    assert found["gpu_hours"] == pytest.approx(3 * 2 * 1.0, abs=0.05), "three jobs of two GPUs, until the last beat"
+    assert "is gone, last heard of at" in " ".join(ablate("status").out.split())
 
 
 @pytest.mark.parametrize(

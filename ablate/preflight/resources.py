@@ -106,7 +106,10 @@ def _weights(study: Study, cache: Path) -> Iterator[Resource]:
         name = study.settings.get(setting)
         if isinstance(name, str) and name:
             found = weights_folder(study, name, cache)
-            if found is not None:
+            if found is not None and not any(found.glob("*.safetensors")):
+                says = f"{setting}: {found} has no *.safetensors (weights in other files are not read); a download broken off?"
+                yield Resource("weights", name, "flag", f"{says} Again: hf download {name} --local-dir weights/{name}")
+            elif found is not None:
                 yield Resource("weights", name, "", f"{setting}: in {found} ({_size(_bytes_below(found))})")
             elif name.startswith("tiny/"):
                 yield Resource(

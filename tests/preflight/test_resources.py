@@ -70,6 +70,10 @@ def test_weights_are_looked_for_where_a_trainer_looks(study: Study) -> None:
     local = model(root / "weights" / "org" / "model")
     assert weights_folder(study, "org/model", cache) == local
     assert [one.level for one in said(study, "weights")] == ["", ""]
+    for file in local.glob("*.safetensors"):
+        file.unlink()
+    assert [one.level for one in said(study, "weights")] == ["", "flag"]
+    assert "a download broken off?" in said(study, "weights")[1].says
 
 
 def test_the_hubs_cache_is_where_its_variables_say() -> None:
