@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-FailureClass = Literal["out of memory", "data error", "node lost", "timeout", "killed", "code error", "crash"]
+FailureClass = Literal["out of memory", "disk error", "data error", "node lost", "timeout", "killed", "code error", "crash"]
 """crash: none of the others could be recognised."""
 
 Policy = Literal["resume", "retry once", "never"]
@@ -17,6 +18,7 @@ POLICIES: dict[FailureClass, Policy] = {
     "timeout": "resume",
     "killed": "resume",
     "crash": "resume",
+    "disk error": "resume",
     "out of memory": "retry once",
     "data error": "retry once",
     "code error": "never",
@@ -31,7 +33,11 @@ _MEMORY = re.compile(
     re.IGNORECASE,
 )
 _TIMEOUT = re.compile(r"time(d)?[ -]?out|TimeoutError|TimeoutExpired|watchdog", re.IGNORECASE)
-_DATA = re.compile(r"corrupt|truncated|No space left on device|Input/output error|Stale file handle", re.IGNORECASE)
+_DISK = re.compile(
+    r"No space left on device|Disk quota exceeded|File too large|Input/output error|Read-only file system|Stale file handle",
+    re.IGNORECASE,
+)
+_DATA = re.compile(r"corrupt|truncated", re.IGNORECASE)
 _DATA_ERRORS = frozenset(
     [
         "JSONDecodeError",
@@ -69,6 +75,8 @@ _CODE_ERRORS = frozenset(
 )
 _NOT_STARTED = frozenset({2, 126, 127})
 """Exit codes of a command line that is wrong, a file that is no program, and a program that is not there."""
+_DISK_CODES = frozenset({os.EX_IOERR, 120})
+"""What our trainer says, and what Python says whose output could not be written at its end: the log may be on the same disk."""
 _BY_SIGNAL = frozenset({-9, -15, -1, -2, 137, 143, 129, 130})
 """KILL, TERM, HUP, INT, and how a shell spells them."""
 
@@ -86,6 +94,8 @@ def classify(seen: str, exit_codes: Sequence[int], log_tail: str) -> FailureClas
     quoted = _last_words(log_tail, raised)
     if _MEMORY.search(quoted) or -7 in exit_codes:
         return "out of memory"
+    if _DISK.search(quoted) or _DISK_CODES & set(exit_codes):
+        return "disk error"
     if raised in _DATA_ERRORS or _DATA.search(quoted):
         return "data error"
     if _TIMEOUT.search(quoted):

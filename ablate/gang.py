@@ -18,13 +18,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-GangCause = Literal["ended", "rank failed", "stopped", "killed"]
-"""ended: every rank left with 0. stopped: asked to, and left in time. killed: asked to, and did not."""
+from ablate import gpus
+from ablate.leash import birth
+
+GangCause = Literal["ended", "rank failed", "stopped", "killed", "gpu busy"]
+"""ended: every rank left with 0. stopped: asked to, and left in time. killed: asked to, and did not.
+gpu busy: never started, for somebody else held memory of its GPUs all the while."""
 
 STOP_FILE = "stop.json"
 """Put into the attempt's folder, it stops the gang: who cannot reach the supervisor can still reach the folder."""
 STOP_GRACE_S = 60.0
 """Time the ranks get to write a checkpoint when a file or a signal asks."""
+
+GPU_WAIT_S = 600.0
+"""How long a gang waits for GPUs whose memory somebody else holds. Of a process that died it usually comes back in seconds."""
 
 FAILURE_GRACE_S = 0.5
 """What the other ranks get after one has failed; without their peer they can only clean up."""
@@ -107,25 +114,29 @@ class Keeper:
 def run_gang(gang: Gang, stop: Stop, started: Callable[[], None] = lambda: None) -> GangEnd:
     """Start the ranks and wait until none is left, nor any process they started.
 
-    started: called once the ranks run and gang.json says which they are.
+    started: called once the ranks run and gang.json says which they are. Before that, GPUs that are not free are waited for.
     A rank that fails takes the others with it within a second. Ranks that cannot be started are a failed gang: see `log_tail`.
     """
+    keeper = Keeper()
     about: dict[str, Any] = {
         "host": socket.gethostname(),
         "owner": os.getpid(),
+        "keeper": keeper.pid,
+        "pids": [],
         "gpus": list(gang.gpus),
         "started_at": time.time(),
     }
-    keeper = Keeper()
     ranks: list[subprocess.Popen[bytes]] = []
     try:
-        for rank, environment in enumerate(_environments(gang)):
-            ranks.append(_start_rank(gang, rank, environment))
-            keeper.add(-ranks[-1].pid)
-        about |= {"pids": [rank.pid for rank in ranks], "keeper": keeper.pid}
-        _write(gang.folder / "gang.json", about)
-        started()
-        end = _watch(gang, ranks, stop)
+        end = _wait_for_gpus(gang, stop, about)
+        if end is None:
+            for rank, environment in enumerate(_environments(gang)):
+                ranks.append(_start_rank(gang, rank, environment))
+                keeper.add(-ranks[-1].pid)
+            about |= {"pids": [rank.pid for rank in ranks], "born": [birth(rank.pid) for rank in ranks]}
+            _write(gang.folder / "gang.json", about)
+            started()
+            end = _watch(gang, ranks, stop)
     except OSError as error:  # no such folder, disk full, no more processes: ours to report, not to die of
         end = GangEnd("rank failed", (), f"the ranks could not be started: {error}")
     finally:
@@ -137,9 +148,10 @@ def run_gang(gang: Gang, stop: Stop, started: Callable[[], None] = lambda: None)
 
 
 def read_gang(folder: Path) -> dict[str, Any]:
-    """gang.json of an attempt: host, owner, pids, gpus, started_at and, once it ended, cause, exit_codes, log_tail, ended_at.
+    """gang.json of an attempt: host, owner, pids, born, gpus, started_at; once it ended, cause, exit_codes, log_tail, ended_at.
 
-    {} when nothing was started there. Times are seconds since 1970.
+    {} when nothing was started there. Times are seconds since 1970. Where GPUs were waited for: gpus_held, a line per holder,
+    and gpus_waited_s.
     """
     try:
         text = (folder / "gang.json").read_text()
@@ -147,6 +159,17 @@ def read_gang(folder: Path) -> dict[str, Any]:
         return {}
     about: dict[str, Any] = json.loads(text)
     return about
+
+
+def end_left_behind(folder: Path) -> None:
+    """Kill what a gang of this machine left running, its supervisor being dead or frozen: nothing may run twice."""
+    about = read_gang(folder)
+    if "cause" in about or about.get("host") != socket.gethostname():
+        return
+    for pid, born in zip(about["pids"], about.get("born", ()), strict=False):
+        if born and born == birth(pid):  # else its id has passed to another process
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 def log_tail(folder: Path, rank: int = 0, lines: int = _TAIL_LINES) -> str:
@@ -165,12 +188,30 @@ def tied(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", _LEASH, "tie", str(os.getpid()), *command]
 
 
+def _wait_for_gpus(gang: Gang, stop: Stop, about: dict[str, Any]) -> GangEnd | None:
+    """Wait until nobody holds memory of the gang's GPUs, while gang.json says who does. None: the ranks may start."""
+    began = time.monotonic()
+    while held := gpus.held(gang.gpus) if _exist(gang.gpus) else ():
+        waited_s = time.monotonic() - began
+        if stop.asked or _asked_in_folder(gang.folder) is not None:
+            return GangEnd("stopped", (), "")
+        if waited_s >= GPU_WAIT_S:
+            return GangEnd("gpu busy", (), "\n".join(held))
+        if about.get("gpus_held") != held:
+            about["gpus_held"] = held
+            _write(gang.folder / "gang.json", about)
+        about["gpus_waited_s"] = round(waited_s, 1)
+        time.sleep(_LOOK_FOR_FILE_S)
+    return None
+
+
 def _environments(gang: Gang) -> list[dict[str, str]]:
     """Of every rank: ours, the gang's, and the names torch.distributed reads."""
     shared = {**os.environ, "PYTHONUNBUFFERED": "1", **gang.env}
     shared |= {"WORLD_SIZE": str(gang.ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     if gang.gpus:
         shared["CUDA_VISIBLE_DEVICES"] = ",".join(gang.gpus) if _exist(gang.gpus) else ""
+        shared["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML and Ray count them
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(gang.ranks)]
 
 

@@ -33,14 +33,14 @@ def tie(owner: int, command: list[str]) -> NoReturn:
 
 def keep() -> None:
     """Kill what stdin names, a process or minus a process group per line, as soon as stdin closes."""
-    born = {int(line): _birth(int(line)) for line in sys.stdin}
-    for target, birth in born.items():
-        if target < 0 or birth == _birth(target):  # else its id has passed to another process
+    born = {int(line): birth(int(line)) for line in sys.stdin}
+    for target, since in born.items():
+        if target < 0 or since == birth(target):  # else its id has passed to another process
             with contextlib.suppress(ProcessLookupError):
                 os.kill(target, signal.SIGKILL)
 
 
-def _birth(process: int) -> str:
+def birth(process: int) -> str:
     """When a process started, in the kernel's ticks; "" if there is none."""
     try:
         with open(f"/proc/{process}/stat") as stat:  # noqa: PTH123  (pathlib would double the start-up time)

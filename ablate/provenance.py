@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablate.imports import beside, place_of, python_files
 from ablate.study import Study, UserError
 
 PACKAGES = ("torch", "transformers", "numpy", "ray")
@@ -57,7 +58,7 @@ def rank_environment(study: Study, first: tuple[str, ...] = ()) -> dict[str, str
 def code_hash(study: Study) -> str:
     """Hash of the trainer's own source files: 16 hex digits.
 
-    A module's: every *.py of its package. A command's: the files that the template names.
+    A module's: every *.py of its package. A command's: the files that the template names. And what those import from beside them.
     Raises UserError when the trainer cannot be found.
     """
     digest = hashlib.sha256()
@@ -66,12 +67,31 @@ def code_hash(study: Study) -> str:
     return digest.hexdigest()[:16]
 
 
+def siblings(study: Study) -> dict[str, Path]:
+    """What the trainer imports from beside runs.toml or where ablate was called, by name; its own package is not among it."""
+    own = study.trainer.module.partition(".")[0]
+    if study.trainer.command:
+        start = [path.resolve() for path in _named_files(study) if path.suffix == ".py"]
+        places = [*(path.parent for path in start), *import_places(study)]
+    else:
+        places = list(import_places(study))
+        start = [path for path in [place_of(own, places)] if path is not None]
+    found = beside(start, places)
+    return {name: path for name, path in found.items() if name != own and path not in start}
+
+
 def _sources(study: Study) -> Iterator[tuple[Path, str]]:
+    """(file, its name within the trainer, or within what it imports)."""
+    yield from _own_sources(study)
+    for path in siblings(study).values():
+        yield from ((file, file.relative_to(path.parent).as_posix()) for file in python_files(path))
+
+
+def _own_sources(study: Study) -> Iterator[tuple[Path, str]]:
     """(file, its name within the trainer)."""
-    root, trainer = study.path.parent, study.trainer
+    trainer = study.trainer
     if trainer.command:
-        named = [root / word for word in shlex.split(trainer.command) if not word.startswith("{")]
-        yield from ((path, path.name) for path in named if path.is_file())
+        yield from ((path, path.name) for path in _named_files(study))
         return
     *packages, module = trainer.module.split(".")
     places = [str(place) for place in import_places(study)] + sys.path
@@ -80,14 +100,20 @@ def _sources(study: Study) -> Iterator[tuple[Path, str]]:
         places = list(spec.submodule_search_locations or []) if spec else []
     found = importlib.machinery.PathFinder.find_spec(module, places)
     if found is None or found.origin is None:
-        beside = ", ".join(map(str, import_places(study)))
+        looked = ", ".join(map(str, import_places(study)))
         raise UserError(
-            f"the trainer {trainer.module!r} cannot be found: it is not in {beside}, nor among the installed packages"
+            f"the trainer {trainer.module!r} cannot be found: it is not in {looked}, nor among the installed packages"
         )
     folders = [Path(place) for place in places] if packages else []
     yield from ((path, path.relative_to(folder).as_posix()) for folder in folders for path in folder.rglob("*.py"))
     if not packages:
         yield Path(found.origin), Path(found.origin).name
+
+
+def _named_files(study: Study) -> list[Path]:
+    """Words of the command that are files, from where runs.toml lies."""
+    words = [study.path.parent / word for word in shlex.split(study.trainer.command) if not word.startswith("{")]
+    return [path for path in words if path.is_file()]
 
 
 def git_state(root: Path) -> tuple[str, bool]:

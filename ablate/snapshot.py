@@ -4,8 +4,8 @@ outputs/<study>/<profile>/code.json            which code, since when, taken by 
 outputs/<study>/<profile>/.code/<hash>/…       the copy that jobs run from
 
 Of a module the copy is its whole top-level package (or, for a single file, the Python files beside it); of a command, the files
-that it names, with the Python files and packages beside them. What is installed (site-packages) is not copied: its version is
-recorded. Data is not code: relative paths still mean the folder of runs.toml.
+that it names, with the Python files and packages beside them; of both, what they import from the same checkout. What is installed
+(site-packages) is not copied: its version is recorded. Data is not code: relative paths still mean the folder of runs.toml.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ablate.desk import Desk
 from ablate.folders import BrokenFileError, DiskError, read_json, write_json
-from ablate.provenance import code_hash, import_places
+from ablate.provenance import code_hash, import_places, siblings
 from ablate.study import Study, UserError
 
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "outputs", "node_modules")
@@ -112,6 +112,16 @@ def _copy(desk: Desk, code: Code) -> None:
 
 def _sources(study: Study) -> Iterator[tuple[Path, str]]:
     """What to copy: (file or folder, its place in the copy)."""
+    yield from _own_sources(study)
+    root = study.path.parent.resolve()
+    for path in siblings(study).values():
+        if path.parent in import_places(study):
+            yield path, path.name
+        elif path.is_relative_to(root):  # beside a script of the command
+            yield path, path.relative_to(root).as_posix()
+
+
+def _own_sources(study: Study) -> Iterator[tuple[Path, str]]:
     if study.trainer.command:
         root = study.path.parent
         for word in _named_files(study):

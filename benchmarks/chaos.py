@@ -110,6 +110,8 @@ class Chaos:
     draw: random.Random
     cluster: OwnCluster | None
     environment: dict[str, str]
+    victims: tuple[str, ...] = ("launch", "supervisor", "rank", "rank")
+    """Who may be drawn; on a cluster a node too."""
     done: Counter[str] = field(default_factory=Counter)
     """What was done, by kind: "kill launch"."""
     found: list[str] = field(default_factory=list)
@@ -147,12 +149,12 @@ class Chaos:
                     return
                 running, alone_since = self.launch(), time.monotonic()
             elif sum(self.done.values()) < events:
-                self.disturb(running)
+                self.disturb(running.pid)
                 alone_since = time.monotonic()
 
-    def disturb(self, launch: subprocess.Popen[bytes]) -> None:
-        """One event: somebody is killed, frozen for a while, or told to end."""
-        kinds = ["launch", "supervisor", "rank", "rank", *(["node"] if self.cluster else [])]
+    def disturb(self, launch: int) -> None:
+        """One event: somebody is killed, frozen for a while, or told to end. launch: its process id."""
+        kinds = [*self.victims, *(["node"] if self.cluster else [])]
         victim, action = self.draw.choice(kinds), self.draw.choice(["kill", "freeze", "term"])
         place, nap = self.draw.random(), self.draw.uniform(0.3, 4.0)
         if victim == "node":
@@ -162,7 +164,7 @@ class Chaos:
             self.cluster.add(2)
             self.done["kill node"] += 1
             return
-        pids = [launch.pid] if victim == "launch" else self.gang_pids(supervisors=victim == "supervisor")
+        pids = [launch] if victim == "launch" else self.gang_pids(supervisors=victim == "supervisor")
         if not pids:
             return
         try:
@@ -282,6 +284,7 @@ def measure(events: int, seed: int, samples: int, on_cluster: bool, root: Path, 
         found += [f"study {studies}: {difference}" for difference in chaos.found]
         studies += 1
         sys.stderr.write(f"{sum(done.values())} events, {len(found)} differences, {len(left)} orphans\n")
+        sys.stderr.writelines(f"  study {studies - 1}: {difference}\n" for difference in chaos.found)
     return {
         "events": sum(done.values()),
         "kills": sum(number for name, number in done.items() if name.startswith("kill")),

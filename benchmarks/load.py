@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ablate.collect import collect_points
+from ablate.crew import POLL_S
 from ablate.folders import Folders
-from ablate.launch import POLL_S
 from db.records import JobRecord
 from db.store import Store
 

@@ -78,6 +78,7 @@ class OwnCluster:
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_monitor_refresh_ms": "0",
+            "RAY_worker_niceness": "0",
             "OMP_NUM_THREADS": "1",
         }
         self.log = self.folder / "nodes.log"
@@ -120,12 +121,13 @@ def until_said(log: Path, words: str, times: int) -> None:
         time.sleep(0.1)
 
 
-def ablate(*words: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """The command, as a person types it, in a process of its own."""
+def ablate(*words: str, environment: dict[str, str] | None = None, group: bool = False) -> subprocess.Popen[str]:
+    """The command, as a person types it, in a process of its own; in a process group of its own if asked."""
     return subprocess.Popen(
         [sys.executable, "-m", "ablate.cli", *words],
         env=environment or dict(os.environ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        process_group=0 if group else None,
     )

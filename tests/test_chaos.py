@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from ablate.jobs import Cluster
+from ablate.watch import Tick
 from benchmarks import chaos
 from benchmarks.chaos import EXAMPLE, Chaos, study_text, undisturbed
 from tests.conftest import repository_environment
+from tests.test_launch import Witness, desk_of, run
 
 SMALL_STUDY = (
     study_text(samples=600)
@@ -19,6 +24,37 @@ SMALL_STUDY = (
 )
 """Without the torch job, which takes seconds to start."""
 FEWER_SEEDS = SMALL_STUDY[: SMALL_STUDY.index("extra = ")] + "extra = {}" + SMALL_STUDY[SMALL_STUDY.index("\n\n[evidence]") :]
+
+
+@dataclass
+class Disturbs(Witness):
+    """Six times, as soon as there is somebody to disturb; the launch itself is left alone: it is this process."""
+
+    chaos: Chaos = field(kw_only=True)
+    after: float = 0.0
+
+    def tick(self, tick: Tick) -> None:
+        super().tick(tick)
+        self.chaos.wake()
+        self.chaos.look()
+        if time.monotonic() > self.after and sum(self.chaos.done.values()) < 6:
+            self.after = time.monotonic() + self.chaos.draw.uniform(0.1, 1.5)
+            self.chaos.disturb(0)
+
+
+def test_a_block_disturbed_six_times_ends_like_one_left_alone(cluster: Cluster, tmp_path: Path) -> None:
+    text = SMALL_STUDY.replace("faults.seconds       = 0.3", "faults.seconds       = 1.5")
+    for name in ("calm", "wild"):
+        (tmp_path / name).mkdir()
+    calm, wild = desk_of(tmp_path / "calm", text), desk_of(tmp_path / "wild", text)
+    assert run(calm, cluster, block="1").exit_code == 0
+    attack = Chaos(tmp_path / "wild", random.Random(2), None, {}, victims=("supervisor", "rank", "rank"))
+    assert run(wild, cluster, Disturbs(chaos=attack), block="1").exit_code == 0
+    attack.wake(at_once=True)
+    attack.judge(chaos.Picture.of(calm))
+    assert attack.found == []
+    assert attack.orphans() == []
+    assert sum(attack.done.values()) == 6
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from ablate import folders as names
-from ablate import launch as launching
+from ablate import clock
 from ablate.desk import Desk, open_desk
 from ablate.gang import Gang, Stop, run_gang
 from ablate.jobs import Attempt, AttemptEnd, AttemptId
 from ablate.launch import Options, launch
+from ablate.provenance import Provenance
 from ablate.runs_toml import read_study
 from ablate.study import UserError
 from db import store as storing
@@ -138,20 +140,21 @@ class Faulty:
 
 @contextmanager
 def failing_files(at: int, number: int) -> Iterator[Faulty]:
-    """The at-th file that is written through folders.py gets half its text, then the disk fails."""
+    """Of the at-th file that folders.py writes half comes onto the disk, then it fails."""
     faulty = Faulty(at, lambda: OSError(number, errno.errorcode[number]))
-    whole = names.json.dump
+    whole = os.fsync
 
-    def half(value: object, file: Any, **how: Any) -> None:
+    def half(handle: int) -> None:
         try:
-            faulty.check()
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                faulty.check()
         except OSError:
-            file.write('{"half')
+            os.ftruncate(handle, os.fstat(handle).st_size // 2)
             raise
-        whole(value, file, **how)
+        whole(handle)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(names.json, "dump", half)
+        patch.setattr(os, "fsync", half)
         yield faulty
 
 
@@ -175,7 +178,7 @@ def failing_database(at: int, words: str) -> Iterator[Faulty]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not under test and takes time: versions and git."""
-    monkeypatch.setattr(launching.Provenance, "of", staticmethod(lambda _: launching.Provenance("c0de", "", False, {})))
+    monkeypatch.setattr(Provenance, "of", staticmethod(lambda _: Provenance("c0de", "", False, {})))
 
 
 def every_write(study: Path, failing: Callable[[int], Any], told: str, stride: int) -> int:
@@ -251,7 +254,7 @@ def test_a_clock_that_is_set_by_a_day_between_two_launches_changes_nothing(
     assert launched(desk_in(study / "calm")) == 0
     with failing_database(14, "disk I/O error"), pytest.raises(StoreError):
         launched(desk_in(study))
-    monkeypatch.setattr(launching, "utc_now", lambda: f"{day}T12:00:00Z")
+    monkeypatch.setattr(clock, "utc_now", lambda: f"{day}T12:00:00Z")
     assert launched(desk_in(study)) == 0
     assert picture(desk_in(study)) == picture(desk_in(study / "calm"))
     assert all(attempt.gpu_s >= 0 for tries in desk_in(study).store.attempts().values() for attempt in tries)

@@ -19,6 +19,8 @@ launch killed -9, --address
     on_a_cluster_a_killed_launch_is_taken_up_again_and_no_metric_is_lost
 Ctrl-C, embedded
     asked_to_stop_jobs_write_a_checkpoint_and_go_on_the_next_time
+a terminal is closed, or `timeout` ends a launch: the whole process group is signalled
+    a_signal_to_the_whole_group_lets_the_jobs_save_first
 Ctrl-C on a cluster, once and twice
     ctrl_c_leaves_the_jobs_on_a_cluster_alone_and_twice_stops_them
 node lost
@@ -33,8 +35,41 @@ cluster with a token
     a_missing_token_is_explained, a_cluster_that_wants_another_token_says_which_variables_to_set
 three witnesses disagree
     test_collect.py, the table of settle
-disk full, database locked, network file system
-    test_disk.py, db/test_store.py
+disk full or failing: files of the launch, transactions, files of the supervisor, files of the trainer
+    whichever_file_cannot_be_written_the_next_launch_ends_like_an_undisturbed_one,
+    whichever_transaction_fails_the_next_launch_ends_like_an_undisturbed_one,
+    whichever_write_of_a_supervisor_fails_the_gang_ends_and_is_told,
+    whichever_write_of_a_run_fails_the_next_attempt_ends_like_an_undisturbed_one, the_disk_is_told_in_one_line_whoever_noticed
+torn last line
+    a_torn_last_line_is_left_for_the_next_reading
+database locked, read-only, damaged, deleted, on a network file system
+    a_locked_database_says_so, a_read_only_database_says_so, a_read_only_database_says_so_to_another_user,
+    a_damaged_database_says_so, a_database_that_was_deleted_is_made_again_from_the_folders, a_network_disk_is_recognised
+clock stepped by a day
+    a_clock_that_is_set_by_a_day_between_two_launches_changes_nothing
+a GPU's memory is held by a process that died, or by somebody else
+    a_gang_waits_until_its_gpus_are_free_and_says_for_whom,
+    gpus_that_stay_busy_interrupt_the_attempt_and_cost_the_job_no_try
+everything above at random
+    a_block_disturbed_six_times_ends_like_one_left_alone, a_study_disturbed_at_random_ends_like_one_left_alone (slow)
+writing under load
+    sixty_four_jobs_lose_no_point_and_are_seen_within_two_seconds
+classes of failure and their three policies; retry, stop, logs
+    test_failures.py, test_intervene.py, a_job_with_a_code_error_is_not_tried_again_until_a_person_asks,
+    a_job_stopped_by_name_stays_stopped_while_the_others_go_on, logs_print_the_end_of_the_last_attempt_s_log
+the code is edited while a study is under way
+    an_edit_after_the_first_launch_does_not_reach_the_jobs, new_code_is_taken_when_a_person_says_why,
+    what_the_trainer_imports_from_the_same_checkout_is_copied_too
+one round at a time; an allocation of SLURM ends (slow)
+    a_study_gets_on_by_single_rounds_while_nothing_of_ours_lives_between_them,
+    a_study_goes_on_in_the_next_allocation_until_it_is_done
+handing over to another person
+    a_launch_that_is_asked_to_end_stops_its_jobs_and_the_next_one_goes_on
+money, and telling a program
+    a_budget_stops_starting_jobs_and_says_which, each_kind_of_event_is_told_once_with_what_a_program_needs
+secrets, and who may connect
+    key_and_token_are_in_no_log_row_folder_wandb_file_or_process_list, credentials_in_an_address_are_refused_and_not_repeated,
+    only_sqlite_is_understood, nothing_listens_beyond_loopback
 """
 
 from __future__ import annotations
@@ -51,15 +86,15 @@ from typing import Any
 import pytest
 
 from ablate import collect
+from ablate.clock import utc_now
 from ablate.desk import Desk
 from ablate.gang import read_gang
 from ablate.jobs import Cluster
 from ablate.launch import launch as launch_study
-from ablate.launch import utc_now
 from ablate.study import UserError
 from db.store import Store
 from tests.clusters import OwnCluster, ablate
-from tests.conftest import alive, until
+from tests.conftest import alive, repository_environment, until
 from tests.test_launch import SMALL, Options, Tick, Witness, desk_of, nullcontext, run
 
 SECONDS = 15.0
@@ -196,7 +231,7 @@ def test_a_missing_token_is_explained(own: OwnCluster, tmp_path: Path) -> None:
     study_in(tmp_path)
     bare = {name: value for name, value in own.environment.items() if not name.startswith("RAY_AUTH")}
     words = ("launch", "--study", str(tmp_path / "runs.toml"), "--address", own.address)
-    said = finished(ablate(*words, environment={**bare, "RAY_NUM_REDIS_GET_RETRIES": "1"}))
+    said = finished(ablate(*words, environment=bare), seconds=15)  # Ray alone would try for 20
     assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)" in said
     assert own.token not in said
 
@@ -228,6 +263,19 @@ def test_a_frozen_node_is_given_up_and_cannot_spoil_anything_when_it_wakes(tmp_p
         collect.collect(collected, desk.folders)
         assert collected.offsets()[place.parent.name, 1] == fenced["metrics_bytes"]
         assert counted <= len(lines(place)), "what the old ranks wrote on waking up counts for nothing"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_to_the_whole_group_lets_the_jobs_save_first(tmp_path: Path, number: signal.Signals) -> None:
+    desk = study_in(tmp_path, SLOW.replace("train.save_every     = 15 ", "train.save_every     = 10_000 "))
+    words = ("launch", "--study", str(tmp_path / "runs.toml"), "--gpus", "2", "--run", "A1")
+    launch = ablate(*words, environment={**repository_environment(), "OMP_NUM_THREADS": "1"}, group=True)
+    place = wait_for_steps(desk, "A1", 10, launch)
+    os.killpg(launch.pid, number)
+    said = finished(launch, 30)  # without Ray it would hang for a minute
+    assert launch.returncode == 3, said
+    assert attempts(desk, "A1") == ["interrupted"]
+    assert list(place.glob("checkpoints/[0-9]*")), said
 
 
 # ------------------------------------------------------------ on the shared embedded Ray

@@ -26,7 +26,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 7, in <
         ("rank failed", (1,), TRACEBACK + "json.decoder.JSONDecodeError: Expecting value: line 1", "data error"),
         ("rank failed", (1,), TRACEBACK + "OSError: image file is truncated (3 bytes not processed)", "data error"),
         ("rank failed", (1,), TRACEBACK + "tarfile.ReadError: unexpected end of data", "data error"),
-        ("rank failed", (1,), TRACEBACK + "OSError: [Errno 28] No space left on device: 'metrics.jsonl'", "data error"),
+        ("rank failed", (1,), TRACEBACK + "OSError: [Errno 28] No space left on device: 'metrics.jsonl'", "disk error"),
         ("rank failed", (-6,), "Watchdog caught collective operation timeout: WorkNCCL(OpType=ALLREDUCE)", "timeout"),
         ("rank failed", (1,), TRACEBACK + "RuntimeError: Timed out waiting 1800000ms for recv operation", "timeout"),
         ("rank failed", (1,), TRACEBACK + "TypeError: step() missing 1 required positional argument: 'x'", "code error"),
@@ -37,7 +37,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 7, in <
         ("rank failed", (1,), TRACEBACK + "RuntimeError: no convergence", "crash"),
         ("rank failed", (-11,), "", "crash"),
         ("rank failed", (1, -9), "set a timeout of 60\n" * 5 + TRACEBACK + "RuntimeError: boom", "crash"),
-        ("rank failed", (), "the ranks could not be started: [Errno 28] No space left on device", "data error"),
+        ("rank failed", (), "the ranks could not be started: [Errno 28] No space left on device", "disk error"),
     ],
 )
 def test_each_class_is_recognised(seen: str, codes: Sequence[int], log: str, kind: FailureClass) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from ablate.gang import Gang, GangEnd, Stop, log_tail, read_gang, run_gang
+from ablate.gang import Gang, GangEnd, Stop, end_left_behind, log_tail, read_gang, run_gang
 from tests.conftest import alive, repository_environment, until
+from tests.failing_disk import FailingDisk
 
 SLEEP = "import time; time.sleep(60)"
 IGNORES_SIGTERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -162,6 +166,25 @@ run_gang(Gang(Path({str(folder)!r}), {python(code)!r}), Stop())
     return owner
 
 
+def test_ranks_whose_supervisor_is_frozen_can_be_ended_from_outside(tmp_path: Path) -> None:
+    gang = f"Gang(Path({str(tmp_path)!r}), {python(SLEEP)!r}, 2)"
+    code = f"from pathlib import Path; from ablate.gang import *; run_gang({gang}, Stop())"
+    with subprocess.Popen([sys.executable, "-c", code], env=repository_environment()) as supervisor:
+        until(lambda: read_gang(tmp_path).get("pids"))
+        supervisor.send_signal(signal.SIGSTOP)
+        pids = read_gang(tmp_path)["pids"]
+        assert all(map(alive, pids))
+        end_left_behind(tmp_path)
+        until(lambda: not any(map(alive, pids)))
+        supervisor.kill()
+    about = read_gang(tmp_path)
+    with subprocess.Popen(python(SLEEP), start_new_session=True) as stranger:
+        (tmp_path / "gang.json").write_text(json.dumps(about | {"pids": [stranger.pid, stranger.pid]}))
+        end_left_behind(tmp_path)
+        assert stranger.poll() is None, "a process that has got the id of a rank is left alone"
+        stranger.kill()
+
+
 def test_a_command_that_does_not_exist_is_a_failed_gang(tmp_path: Path) -> None:
     assert run_gang(Gang(tmp_path, ("no-such-program",)), Stop()) == GangEnd(
         "rank failed", (127,), "cannot run 'no-such-program': No such file or directory"
@@ -179,3 +202,31 @@ def test_only_the_end_of_a_long_log_is_quoted(tmp_path: Path) -> None:
     end = run_gang(Gang(tmp_path, python("[print('line', n) for n in range(5000)]; print('\\xff')")), Stop())
     assert end.log_tail.splitlines()[-3:] == ["line 4998", "line 4999", "ÿ"]
     assert len(end.log_tail.splitlines()) == 20
+
+
+def gang_of(arguments: list[str]) -> int:
+    """Run by FailingDisk: a gang of two ranks in the folder given, as a supervisor would."""
+    end = run_gang(Gang(Path(arguments[0]), python("print('trained')"), ranks=2), Stop())
+    print(end.cause, end.log_tail.replace("\n", " "))
+    return ["ended", "rank failed"].index(end.cause)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_whichever_write_of_a_supervisor_fails_the_gang_ends_and_is_told(tmp_path: Path) -> None:
+    with FailingDisk(tmp_path, f"{__name__}:gang_of") as disk:
+        for at in itertools.count(1):
+            folder = tmp_path / str(at)
+            folder.mkdir()
+            (folder / "rank0.log").symlink_to(tmp_path / f"{at}.log")  # what the supervisor says; also the first rank's log
+            ran = disk.run(folder, at, errno.ENOSPC)
+            said = (tmp_path / f"{at}.log").read_text().splitlines()[-1]
+            assert not any(map(alive, read_gang(folder).get("pids", []))), "gang.json is whole, or not there, and nobody is left"
+            if ran.writes < at:
+                break
+            assert said == "ended trained" or said.startswith(
+                "rank failed the ranks could not be started: [Errno 28] No space left"
+            )
+            assert (ran.code, read_gang(folder).get("cause")) in ((0, None), (1, None)), "how it ended could not be written"
+    assert said == "ended trained"
+    assert read_gang(folder)["cause"] == "ended"
+    assert at > 5

@@ -18,6 +18,8 @@ from tests.test_launch import SMALL, desk_of
 KEY = "c0ffee" + "ca4a41" * 5 + "5eed"
 """As long as a key of wandb's."""
 PASSWORD = "pa55-ca4a41"
+HOOK = "h00k-ca4a41"
+"""In a URL that the user's own on_event command is given: others see it in the process list, so only that is left out below."""
 
 
 def command_lines() -> str:
@@ -40,9 +42,8 @@ def files_with(root: Path, secrets: tuple[str, ...]) -> Iterator[str]:
 
 def test_key_and_token_are_in_no_log_row_folder_wandb_file_or_process_list(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
-    text = SMALL.replace("wandb            = false", "wandb            = true").replace(
-        "faults.seconds       = 0.0", "faults.seconds       = 2.0"
-    )
+    told = f'wandb            = true\non_event = "true https://me:{HOOK}@127.0.0.1:9/told"'
+    text = SMALL.replace("wandb            = false", told).replace("faults.seconds       = 0.0", "faults.seconds       = 2.0")
     desk = desk_of(tmp_path, text)
     with OwnCluster(2) as own:
         secrets = (KEY, own.token, PASSWORD)
@@ -66,9 +67,10 @@ def test_key_and_token_are_in_no_log_row_folder_wandb_file_or_process_list(tmp_p
         assert launch.returncode == 0, said
         assert any("examples.quick.train" in lines for lines in seen), "the ranks were seen at work"
         assert [secret[:6] for secret in secrets if any(secret in lines for lines in seen)] == []
-        assert [secret[:6] for secret in secrets if secret in said] == []
-        assert list(files_with(own.folder, (KEY, PASSWORD))) == []
-        assert list(files_with(tmp_path, secrets)) == []
+        assert [secret[:6] for secret in (*secrets, HOOK) if secret in said] == []
+        assert list(files_with(own.folder, (KEY, PASSWORD, HOOK))) == []
+        (tmp_path / "runs.toml").unlink()  # the only file that may hold one
+        assert list(files_with(tmp_path, (*secrets, HOOK))) == []
     assert desk.store.attempts()
     assert list(tmp_path.rglob("*.wandb")), "wandb wrote its file"
 

@@ -9,11 +9,13 @@ import pytest
 
 from ablate import answers
 from ablate.desk import Desk
+from ablate.imports import beside
+from ablate.launch import train_here
 from ablate.provenance import code_hash
 from ablate.snapshot import code_for, command_from, import_first, snapshots
 from ablate.study import UserError
 from tests.test_disk import STUDY, TRAINER, copy_study, desk_in
-from tests.test_launch import Witness, train_here
+from tests.test_launch import Witness
 
 NOW = "2026-11-22T12:00:00Z"
 PACKAGED = TRAINER.replace('job["settings"]["x"]', 'loss_of(job["settings"]["x"])').replace(
@@ -107,3 +109,53 @@ def test_our_own_trainer_is_copied_whole_and_nothing_else_is(package: Path) -> N
     copied = sorted(path.relative_to(code.folder(desk)).as_posix() for path in code.folder(desk).rglob("*") if path.is_file())
     assert copied == ["lab/__init__.py", "lab/fit.py", "lab/losses.py", "lab/words.txt"]
     assert import_first(desk, code) == (str(code.folder(desk).resolve()),)
+
+
+def test_what_the_trainer_imports_from_the_same_checkout_is_copied_too(package: Path) -> None:
+    (package / "lab" / "losses.py").write_text(
+        "import json, shared.scale as scale\n\ndef loss_of(x):\n    return scale.scaled(x)\n"
+    )
+    (package / "shared").mkdir()
+    (package / "shared" / "__init__.py").touch()
+    (package / "shared" / "scale.py").write_text("def scaled(x):\n    from factor import FACTOR\n    return FACTOR * x\n")
+    (package / "factor.py").write_text("FACTOR = 2\n")
+    (package / "unrelated.py").write_text("FACTOR = 7\n")
+    desk = desk_in(package)
+    before = code_hash(desk.study)
+    assert train(desk, "A") == pytest.approx(2.0 / 3)
+    code = snapshots(desk)[0].folder(desk)
+    assert sorted(path.name for path in code.iterdir()) == ["factor.py", "lab", "shared"]
+    (package / "factor.py").write_text("FACTOR = 3\n")
+    assert train(desk_in(package), "B") == pytest.approx(4.0 / 3), "the edit does not reach the jobs"
+    assert code_hash(desk.study) != before, "but it is seen, and --new-code takes it"
+    (package / "unrelated.py").write_text("FACTOR = 8\n")
+    (package / "factor.py").write_text("FACTOR = 2\n")
+    assert code_hash(desk.study) == before
+
+
+def test_a_script_in_a_folder_brings_what_it_imports_from_there_and_from_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs.toml").write_text(
+        STUDY.replace('"fit"', '{ command = "{python} scripts/fit.py {folder}", metrics = { file = "log.jsonl" } }')
+    )
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "__init__.py").write_text("LOSS = 1.0\n")
+    (tmp_path / "scripts" / "text.py").write_text('import library\nTEXT = f\'{{"step": 1, "val_loss": {library.LOSS}}}\\n\'\n')
+    (tmp_path / "scripts" / "fit.py").write_text("import sys, text\nopen(sys.argv[1] + '/log.jsonl', 'w').write(text.TEXT)\n")
+    monkeypatch.chdir(tmp_path)
+    desk = desk_in(tmp_path)
+    assert train(desk, "A") == 1.0
+    (tmp_path / "library" / "__init__.py").write_text("LOSS = 9.0\n")
+    (tmp_path / "scripts" / "text.py").write_text("raise RuntimeError('edited')\n")
+    assert train(desk_in(tmp_path), "B") == 1.0
+
+
+def test_prose_and_what_is_installed_are_no_imports_of_the_checkout(tmp_path: Path) -> None:
+    (tmp_path / "fit.py").write_text('"""\nfrom shards we read\nimport of data\n"""\nimport pytest, os.path\nfrom . import x\n')
+    (tmp_path / "of").mkdir()
+    (tmp_path / "pytest").mkdir()
+    assert beside([tmp_path / "fit.py"], [tmp_path]) == {}, "folders without code, one of them named like a package"
+    (tmp_path / "shards.py").touch()
+    assert beside([tmp_path / "fit.py"], [tmp_path]) == {"shards": tmp_path / "shards.py"}, "better one too many than one too few"
