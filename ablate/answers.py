@@ -68,7 +68,9 @@ def plan(desk: Desk, block: str = "", gpus: int | None = None) -> Answer:
             "locked": held is not None and not held.lifted_at,
             "confirmation": _confirmation(desk, held) if held else None,
             "notes": _notes(desk, planned, books),
-            "next": _next_after_plan(desk, planned, shown, block, held),
+            "next": _next_after_plan(desk, planned, shown, block, held)
+            if _trainer_is_here(desk.study)
+            else command(desk, "check"),
         }
     )
 
@@ -236,6 +238,14 @@ def gpu_seconds(attempt: AttemptRecord, dead_since: datetime | None = None) -> f
         return attempt.gpu_s
     until = dead_since if dead_since and not attempt.cluster else datetime.now(UTC)
     return max((until - moment(attempt.started_at)).total_seconds(), 0.0) * attempt.gpus
+
+
+def _trainer_is_here(study: Study) -> bool:
+    try:
+        code_hash(study)
+    except UserError:
+        return False
+    return True
 
 
 def _notes(desk: Desk, planned: Plan, books: Books) -> list[str]:

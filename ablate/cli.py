@@ -140,6 +140,8 @@ def launch(
     from ablate import launch as launching
 
     if here:
+        if new_code:
+            raise UserError("--here trains one job with the code the study runs from; give --new-code to a launch without --here")
         _launch_here(desk, jobs, as_json)
         return
     options = launching.Options(
@@ -297,7 +299,7 @@ def status(
 @app.command()
 def show(
     job: JobName,
-    metric: Annotated[str, typer.Option("--metric", help="The curve to draw.")] = "val_loss",
+    metric: Annotated[str, typer.Option("--metric", help="The curve to draw; without it the study's first metric.")] = "",
     study: StudyFile = HERE,
     profile: Profile = "",
     as_json: Json = False,
@@ -309,7 +311,7 @@ def show(
     from ablate import answers, screens
 
     desk = _looking(study, profile)
-    _out(answers.show(desk, _jobs_named(desk, job), metric), as_json, screens.show)
+    _out(answers.show(desk, _jobs_named(desk, job), metric or next(iter(desk.study.metrics), "")), as_json, screens.show)
 
 
 @app.command()
@@ -460,7 +462,7 @@ def import_results(
     from ablate.past import importing, screen
 
     options = importing.Options(columns or (), names or (), place, because, dry_run)
-    answer = importing.bring_in(_desk(study, profile), file, options)
+    answer = importing.bring_in((_looking if dry_run else _desk)(study, profile), file, options)
     _out(answer, as_json, screen.imported)
     if answer["waits"]:
         raise typer.Exit(3)

@@ -58,7 +58,7 @@ def forest(comparisons: Sequence[Answer]) -> list[str]:
     half = FOREST // 2
     axis = list(" " * FOREST)
     for margin in (-1, 0, 1):
-        at, text = _column(margin, reach), f"{margin:+d}" if margin else "0"
+        at, text = _column(margin, reach), str(abs(margin))
         for offset, sign in enumerate(text):
             axis[min(at - len(text) // 2 + offset, FOREST - 1)] = sign
     axis_line = "".join(axis)

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+NO_CODE = ("__pycache__", "outputs", "node_modules")
+"""Folders in a package that hold no code of it: `outputs/` has copies of the code as it once was."""
 _IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+([A-Za-z_]\w*)|import[ \t]+([^\n#;]+))", re.MULTILINE)
 """An absolute import. Prose that happens to begin so names nothing that exists."""
 
@@ -33,8 +35,15 @@ def beside(start: Iterable[Path], places: Sequence[Path]) -> dict[str, Path]:
 
 
 def python_files(path: Path) -> list[Path]:
-    """Of a package or folder, every one below it; of a file, itself."""
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    """Of a package or folder, every one below it but what is no code of it (results, hidden folders); of a file, itself."""
+    if not path.is_dir():
+        return [path]
+    found = (file for file in path.rglob("*.py") if not any(_no_code(part) for part in file.relative_to(path).parts[:-1]))
+    return sorted(found)
+
+
+def _no_code(folder: str) -> bool:
+    return folder.startswith(".") or folder in NO_CODE
 
 
 def _imported(code: bytes) -> set[str]:

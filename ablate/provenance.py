@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,10 @@ from ablate.imports import beside, place_of, python_files
 from ablate.study import Study, UserError
 
 PACKAGES = ("torch", "transformers", "numpy", "ray")
+
+
+SCRIPTS = (".py", ".sh", ".pl", ".r", ".R", ".jl", ".lua")
+"""A word of a command that ends so is a script, to be found from where runs.toml lies."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,10 @@ def _own_sources(study: Study) -> Iterator[tuple[Path, str]]:
     """(file, its name within the trainer)."""
     trainer = study.trainer
     if trainer.command:
+        scripts = [word for word in shlex.split(trainer.command) if Path(word).suffix in SCRIPTS and "{" not in word]
+        here = [word for word in scripts if (study.path.parent / word).is_file() or shutil.which(word)]
+        if missing := next((word for word in scripts if word not in here), None):
+            raise UserError(f"the trainer's command names {missing!r}, and there is no such file beside {study.path.name}")
         yield from ((path, path.name) for path in _named_files(study))
         return
     *packages, module = trainer.module.split(".")
@@ -105,7 +114,7 @@ def _own_sources(study: Study) -> Iterator[tuple[Path, str]]:
             f"the trainer {trainer.module!r} cannot be found: it is not in {looked}, nor among the installed packages"
         )
     folders = [Path(place) for place in places] if packages else []
-    yield from ((path, path.relative_to(folder).as_posix()) for folder in folders for path in folder.rglob("*.py"))
+    yield from ((path, path.relative_to(folder).as_posix()) for folder in folders for path in python_files(folder))
     if not packages:
         yield Path(found.origin), Path(found.origin).name
 

@@ -673,6 +673,8 @@ class _Reader:
         for name, child in flat.items():
             if name in changes:
                 raise self.file.wrong(child, f"{row} gives {name} a value and searches it; take one of them out")
+            if name in self.schema.settings and name not in self.stateful:
+                raise self.file.wrong(child, f"{row} searches {name}, which cannot change a result (it is stateless)")
         return {name: self.range(name, child) for name, child in flat.items()}
 
     def range(self, name: str, node: Node) -> Range:

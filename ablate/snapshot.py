@@ -22,10 +22,11 @@ from pathlib import Path
 
 from ablate.desk import Desk
 from ablate.folders import BrokenFileError, DiskError, read_json, write_json
+from ablate.imports import NO_CODE
 from ablate.provenance import code_hash, import_places, siblings
 from ablate.study import Study, UserError
 
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "outputs", "node_modules")
+_LEFT_OUT = shutil.ignore_patterns(*NO_CODE, "*.pyc", ".*", "*.sqlite*")
 
 
 @dataclass(frozen=True)

@@ -383,6 +383,16 @@ def test_show_has_what_differs_the_attempts_the_curve_and_the_decisions(desk: De
     assert max(map(len, out.splitlines())) <= drawing.WIDTH
 
 
+def test_show_without_a_metric_draws_the_study_s_first(folder: Path, ablate: Any) -> None:
+    (folder / "runs.toml").write_text(STUDY.replace("val_loss", "accuracy"))
+    other = open_desk(read_study(folder / "runs.toml"))
+    job = next(job for job in other.plan().jobs if job.run == "F3")
+    other.store.save_job(JobRecord(job.key or "", job.run, job.seed, job.settings or {}, 2, NOW))
+    number = other.store.claim(job.key or "", started_at=NOW, host="here", gpus=2, code_hash="")
+    other.store.add_points(job.key or "", number or 1, [Point(job.key or "", number or 1, 1, "accuracy", 0.5)], 0)
+    assert ablate("show", "F3@42", "--json").document["curve"]["metric"] == "accuracy"
+
+
 def test_show_of_an_alias_is_the_run(ablate: Any) -> None:
     assert "F3 (also LR1): the baseline" in ablate("show", "LR1").out
 
@@ -531,6 +541,7 @@ def test_a_launch_that_was_killed_is_said_to_be_gone_and_its_jobs_cost_no_more(d
     ("words", "message"),
     [
         (["init", "nowhere/at/all/runs.toml"], "there is no folder 'nowhere/at'"),
+        (["launch", "--here", "--run", "F3@42", "--new-code", "--because", "x"], "give --new-code to a launch without --here"),
         (["compare", "F3", "F3"], "the same run: there is nothing to compare"),
         (["compare", "F3", "LR1"], "the same run: there is nothing to compare"),
         (["plan", "--diff", "nowhere.toml"], "--diff nowhere.toml: there is no such file"),

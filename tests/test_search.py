@@ -157,6 +157,7 @@ def test_a_range_has_the_type_of_its_setting(tmp_path: Path, said: str, found: R
         ("log = [1, 300] } } }\nsteep", "choice = [1] } } }\nsteep", "bowl.x: a choice must name at least two values, each once, not [1]"),
         ("log = [1, 300] } } }\nsteep", 'log = ["a", 300] } } }\nsteep', 'bowl.x must be a number, not "a"'),
         ("steep = { bowl.steep = 2.0, search", "steep = { bowl.x = 2.0, search", "steep gives bowl.x a value and searches it; take one of them out"),
+        ("wandb         = false", 'wandb = false\nstateless = ["bowl.x"]', "tuned searches bowl.x, which cannot change a result (it is stateless)"),
         ("trials = 6\n", "", "tuned searches and has no budget: give [search] trials = 12, for all rows that do"),
         ("trials = 6\n", "trials = 0\n", "search.trials must be at least 1 and at most 10000, not 0"),
         ("short  = { bowl.evals = 2 }", "short = { bowl.x = 2 }", "tuned searches bowl.x, which [search] short sets; take it out of one"),

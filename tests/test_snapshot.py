@@ -57,6 +57,20 @@ def test_an_edit_after_the_first_launch_does_not_reach_the_jobs(package: Path) -
     assert answer["notes"][0].startswith("the trainer has changed since ")
 
 
+def test_results_inside_the_package_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    (lab / "runs.toml").write_text(STUDY.replace('"fit"', '"lab.fit"'))
+    (lab / "__init__.py").touch()
+    (lab / "fit.py").write_text(TRAINER)
+    monkeypatch.chdir(tmp_path)
+    desk = desk_in(lab)
+    before, code = code_hash(desk.study), code_for(desk, NOW)
+    assert list(code.folder(desk).rglob("*.py")), "the copy lies in outputs/, inside the package"
+    assert code_hash(desk.study) == before
+    assert not list(code.folder(desk).rglob("*.sqlite*"))
+
+
 def test_new_code_is_taken_when_a_person_says_why(package: Path) -> None:
     desk = desk_in(package)
     first = code_for(desk, NOW)

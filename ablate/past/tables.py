@@ -195,6 +195,8 @@ class _Building:
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     state: str = ""
+    says_nothing: int = 0
+    """Its last row, if nothing was measured there; 0 if something was."""
 
     def finished(self) -> PastRun:
         state = self.state.strip().lower()
@@ -207,6 +209,14 @@ def _runs(layout: Layout, rows: Rows, mistakes: Mistakes) -> tuple[PastRun, ...]
     reader = _Reader(layout, mistakes)
     for number, cells in rows:
         reader.read(number, cells)
+    for run in reader.runs.values():
+        past = run.finished()
+        if run.says_nothing and not past.unfinished and not (past.outcome and past.curves):
+            mistakes.add(
+                f"row {run.says_nothing}",
+                f"the last one of {shown(run.name)} has no value. Where a training diverged write nan (pandas: "
+                "to_csv(na_rep='nan')), or diverged in a column `state`; else leave the row out",
+            )
     return tuple(each.finished() for each in reader.runs.values() if each.curves)
 
 
@@ -216,6 +226,9 @@ class _Reader:
     def __init__(self, layout: Layout, mistakes: Mistakes) -> None:
         self.layout, self.mistakes = layout, mistakes
         self.runs: dict[tuple[str, int | None], _Building] = {}
+        about = {*layout.words.values(), *layout.settings.values()}
+        self._measured = [at for at in range(len(layout.headers)) if at not in about]
+        """Columns that may hold something measured, also what the study does not ask for."""
         self._wholes: dict[str, int] = {}
         """Text -> the whole number it means: most cells of `seed` and `step` were seen before."""
 
@@ -239,6 +252,8 @@ class _Reader:
         if run is not None:
             self._about(run, number, cells)
             self._values(run, number, step, cells)
+            empty = self.layout.metrics and all(cells[at] in ("", None) for at in self._measured)
+            run.says_nothing = number if empty else 0
 
     def _values(self, run: _Building, number: int, step: int, cells: Sequence[Any]) -> None:
         words = self.layout.words

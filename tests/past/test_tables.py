@@ -57,9 +57,7 @@ def test_parquet_and_json_say_what_csv_says(write: Write, told: Any, tmp_path: P
     frame = pd.DataFrame({"run": ["F3", "F3"], "seed": [42, 43], "step": [10, 10], "val_loss": [1.5, math.nan]})
     frame["val_loss"] = pd.array([1.5, math.nan], dtype="float64")
     frame.to_parquet(tmp_path / "nulls.parquet")
-    assert [run.curves for run in told(tmp_path / "nulls.parquet").runs] == [{"val_loss": {10: 1.5}}], (
-        "pandas writes null for nan"
-    )
+    assert "row 3: the last one of 'F3' has no value" in refused(told, tmp_path / "nulls.parquet"), "pandas writes null for nan"
     entries = [
         {"run": "F3", "seed": 42, "step": 10, "val_loss": 1.5},
         {"run": "F3", "seed": 43, "step": 10, "val_loss": math.nan},
@@ -68,6 +66,15 @@ def test_parquet_and_json_say_what_csv_says(write: Write, told: Any, tmp_path: P
     (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, entries)))
     for name in ("list.json", "lines.jsonl"):
         assert str([run.curves for run in told(tmp_path / name).runs]) == str([run.curves for run in expected])
+
+
+def test_a_run_whose_last_row_is_empty_is_no_winner_by_its_earlier_ones(write: Write, told: Any) -> None:
+    rows = ("F3,42,10,0.5", "F3,42,20,", "F1,42,20,1")
+    assert "row 3: the last one of 'F3' has no value. Where a training diverged write nan" in refused(told, write(*rows))
+    late = told(write("F3,42,10,0.5,", "F3,42,20,,0.1", header="run,seed,step,val_loss,train/loss"))
+    assert late.runs[0].curves == {"val_loss": {10: 0.5}}, "what is not asked for was measured there"
+    said = told(write("F3,42,10,0.5,", "F3,42,20,,diverged", header="run,seed,step,val_loss,state"))
+    assert said.runs[0].ended[0] == "diverged"
 
 
 def test_columns_are_found_by_their_names_or_told(write: Write, told: Any) -> None:

@@ -204,16 +204,26 @@ def test_neither_torch_nor_ray_is_imported(planted: Path) -> None:
     assert re.search(r"\[\]\Z", ended.stdout.strip())
 
 
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ('"no.such_trainer"', "the trainer 'no.such_trainer' cannot be found: it is not in "),
+        (
+            '{ command = "{python} fitt.py {folder}", metrics = { file = "m.jsonl" } }',
+            "the trainer's command names 'fitt.py', and there is no such file beside ",
+        ),
+    ],
+)
 def test_a_trainer_that_is_not_there_is_an_error(
-    planted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    planted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trainer: str, message: str
 ) -> None:
     text = planted.read_text()
     head, _, rest = text.partition("trainer          = ")
-    planted.write_text(head + 'trainer = "no.such_trainer"\n' + rest.partition("\n")[2])
+    planted.write_text(f"{head}trainer = {trainer}\n" + rest.partition("\n")[2])
     code, out, _ = typed(monkeypatch, capsys, "--study", str(planted), "--only", "effects", "--json")
     (row,) = document(out)["effects"]
     assert (code, row["run"], row["verdict"], row["level"]) == (1, "F3", "not_seen", "error")
-    assert row["notes"][0].startswith("the trainer 'no.such_trainer' cannot be found: it is not in ")
+    assert row["notes"][0].startswith(message)
 
 
 def test_declared_looks_and_what_this_budget_does_not_answer_are_on_the_screen(

@@ -60,6 +60,8 @@ class FoveatedProcessor:
             raise ValueError(f"return_tensors = {return_tensors!r}: only 'pt' (torch) is made here")
         if text is None or isinstance(text, str):
             return self._batch([_sample(images)], [text])
+        if not text:
+            raise DataError("a batch without a text: give one text, or None, per sample")
         samples: Any = [None] * len(text) if images is None else images
         if len(samples) != len(text):
             raise DataError(f"{len(text)} texts for {len(samples)} samples of images; a batch has one of each, None for no image")
