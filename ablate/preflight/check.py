@@ -24,6 +24,7 @@ from ablate.plan import Plan, start_settings
 from ablate.preflight import effects, power, resources, short_runs, trees
 from ablate.preflight.fingerprints import Failed
 from ablate.provenance import code_hash
+from ablate.rehearsal.worlds import alike
 from ablate.search import with_examples
 from ablate.study import Study, UserError
 
@@ -128,11 +129,14 @@ def _power(desk: Desk, plan: Plan) -> Answer:
 
 
 def _noise(desk: Desk, plan: Plan) -> dict[str, dict[str, Any]]:
-    """Metric -> standard deviation between seeds: measured where runs with two seeds have ended, else declared, else None."""
+    """Metric -> standard deviation between seeds: measured where runs with two seeds have ended, else declared, else None.
+
+    Of runs like those that are compared on the metric, as deciding and rehearsing have it.
+    """
     results = job_results(desk, plan)
     found: dict[str, dict[str, Any]] = {}
     for name, metric in desk.study.metrics.items():
-        pool = noise_pool(metric, results)
+        pool = noise_pool(metric, alike(desk.study, name, results))
         found[name] = {"sd": None if pool.source == "none" else pool.sd, "source": pool.source}
     return found
 

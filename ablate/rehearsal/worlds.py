@@ -299,7 +299,7 @@ def known_sd(
     """Metric -> sd between seeds, and where it is from: given, measured in `results`, declared, or half the margin (assumed)."""
     found = {}
     for name, metric in study.metrics.items():
-        pool = noise_pool(metric, _alike(study, name, results))
+        pool = noise_pool(metric, alike(study, name, results))
         if name in given:
             found[name] = given[name], "given"
         elif pool.source != "none" and pool.sd > 0:
@@ -309,7 +309,7 @@ def known_sd(
     return found
 
 
-def _alike(study: Study, metric: str, results: Mapping[str, Sequence[JobResult]]) -> dict[str, Sequence[JobResult]]:
+def alike(study: Study, metric: str, results: Mapping[str, Sequence[JobResult]]) -> dict[str, Sequence[JobResult]]:
     """The runs whose seeds tell the noise of a metric: of one budget and validation set, that of most runs compared on it."""
     asked = [
         study.aliases.get(run, run)
@@ -375,7 +375,7 @@ def start_in(study: Study, run: str, results: Mapping[str, Sequence[JobResult]])
 
 def _all_residuals(study: Study, results: Mapping[str, Sequence[JobResult]]) -> dict[str, tuple[float, ...]]:
     """See World.residuals: every job of a run that lends its noise to some metric."""
-    pools = {name: noise_pool(metric, _alike(study, name, results)).runs for name, metric in study.metrics.items()}
+    pools = {name: noise_pool(metric, alike(study, name, results)).runs for name, metric in study.metrics.items()}
     jobs = [(run, job) for run, of_run in results.items() if any(run in pool for pool in pools.values()) for job in of_run]
     found = {name: _residuals(study.metrics[name], results, pool, jobs) for name, pool in pools.items()}
     return {name: of_metric for name, of_metric in found.items() if not all(map(math.isnan, of_metric))}
