@@ -118,9 +118,7 @@ def test_past_results_cannot_confirm_a_lock(desk: Desk, write: Write) -> None:
 
 
 def test_what_is_no_result_is_left_out_and_says_why(desk: Desk, write: Write) -> None:
-    past = read_table(
-        write("F3,42,1,crashed", "F1,42,1,done", "D1,42,1,done", "LR2,42,,done", header="run,seed,val_loss,state"), desk.study, {}
-    )
+    past = read_table(write("F3,42,1,crashed", "F1,42,1,done", "D1,42,1,done", header="run,seed,val_loss,state"), desk.study, {})
     found = matched(desk.study, desk.plan().jobs, {}, past, {})
     assert [one.job.id for one in found.found] == ["F1-s42"]
     assert [(one.name, one.why, one.waits) for one in found.left_out] == [
