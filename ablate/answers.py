@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate import collect
+from ablate.clock import moment, utc_now
 from ablate.conditions import in_words, listed, near
 from ablate.cost import Source, Task, hours_of, totals
 from ablate.desk import Desk, measured_hours
 from ablate.freeze import take_text
-from ablate.plan import FAILURE, LOST_GPU_S, STARTABLE, Plan, PlannedJob, needed_jobs
+from ablate.plan import COMING, FAILURE, LOST_GPU_S, STARTABLE, Plan, PlannedJob, needed_jobs
 from ablate.plan_diff import plan_diff
 from ablate.provenance import code_hash
 from ablate.search import budget, is_search, range_text, with_examples
 from ablate.snapshot import snapshots
 from ablate.stale import find_stale
-from ablate.study import ENDED, IMPORTED, JobState, Line, Settings, Study, Sweep, UserError, nested, runs_of_sweep
+from ablate.study import ENDED, IMPORTED, Line, Settings, Study, Sweep, UserError, nested, runs_of_sweep
 from db.records import AttemptRecord, DecisionRecord, Lease, LockRecord
 
 if TYPE_CHECKING:  # types only: these modules import Ray and scipy
@@ -37,8 +38,6 @@ if TYPE_CHECKING:  # types only: these modules import Ray and scipy
 
 Answer = dict[str, Any]
 
-COMING: frozenset[JobState] = frozenset({"ready", "waiting", "running", "interrupted"})
-"""States of jobs that still cost something."""
 WATCHED = ("progress", "samples", "loss")
 """Metrics a running job is followed by."""
 
@@ -403,9 +402,9 @@ def stop(desk: Desk, jobs: Sequence[PlannedJob] | None) -> Answer:
     from ablate import intervene
 
     if jobs is not None:
-        asked, holder = intervene.stop_jobs(desk, jobs, now()), ""
+        asked, holder = intervene.stop_jobs(desk, jobs, utc_now()), ""
         return plain({**_head(desk), "stopping": asked, "launch": holder, "next": command(desk, "retry", *asked)})
-    asked, holder = intervene.stop_all(desk, now())
+    asked, holder = intervene.stop_all(desk, utc_now())
     return plain({**_head(desk), "stopping": asked, "launch": holder, "next": command(desk, "launch")})
 
 
@@ -413,7 +412,7 @@ def retry(desk: Desk, jobs: Sequence[PlannedJob]) -> Answer:
     """Let failed or stopped jobs be tried again."""
     from ablate import intervene
 
-    again = intervene.retry(desk, jobs, now())
+    again = intervene.retry(desk, jobs, utc_now())
     lease = desk.store.lease()
     words = ("status", "--follow") if lease else ("launch",)
     return plain({**_head(desk), "again": again, "launch": lease.holder if lease else "", "next": command(desk, *words)})
@@ -437,8 +436,8 @@ def decide(desk: Desk, names: Collection[str], because: str = "") -> Answer:
 
     locked = desk.store.lock()
     if desk.store.frozen() is not None and locked is None:
-        evidence.freeze(desk, now(), because)
-    judged = evidence.decide(desk, now(), tuple(names), keep_record=locked is None)
+        evidence.freeze(desk, utc_now(), because)
+    judged = evidence.decide(desk, utc_now(), tuple(names), keep_record=locked is None)
     sweeps = [_sweep_answer(desk, answer) for answer in judged.values()]
     whole = sweeps[0] if len(sweeps) == 1 == len(names) else {"sweeps": sweeps}
     note = (
@@ -512,7 +511,7 @@ def overrule(desk: Desk, names: Sequence[str], tree: str, take: str, because: st
     evidence.refuse_when_locked(desk)
     name = tree or trees[0]
     before = desk.store.decisions().get(name)
-    evidence.record(desk, overruled(study, name, take, because, now(), desk.plan().its_start, before))
+    evidence.record(desk, overruled(study, name, take, because, utc_now(), desk.plan().its_start, before))
 
 
 def explain(study: Study, sweep: Sweep) -> Answer:
@@ -585,7 +584,7 @@ def status(desk: Desk) -> Answer:
     return plain(
         {
             **_head(desk),
-            "at": now(),
+            "at": utc_now(),
             "states": Counter(job.state for job in counted),
             "running": [_running(job, books, latest.get(job.key or "", {})) for job in running],
             "ended": _ended(desk, books, [job for job in counted if job.state in ENDED]),
@@ -809,7 +808,7 @@ def lock(desk: Desk) -> Answer:
     from ablate import evidence
     from ablate.lock import NotYet
 
-    made = evidence.lock(desk, now())
+    made = evidence.lock(desk, utc_now())
     if isinstance(made, NotYet):
         return plain(
             {
@@ -820,7 +819,7 @@ def lock(desk: Desk) -> Answer:
                 "next": command(desk, "launch"),
             }
         )
-    evidence.confirm(desk, now())
+    evidence.confirm(desk, utc_now())
     return plain(_lock(desk, desk.store.lock() or made))
 
 
@@ -831,7 +830,7 @@ def lift(desk: Desk, because: str) -> Answer:
         raise UserError(f"nothing is locked (profile {desk.study.profile})")
     if not because.strip():
         raise UserError('lifting a lock needs a reason that can be read later: ablate lock --lift --because "…"')
-    collect.lift_lock(desk.store, desk.folders, now(), because.strip())
+    collect.lift_lock(desk.store, desk.folders, utc_now(), because.strip())
     return plain(
         {**_lock(desk, held), "locked": False, "lifted_because": because.strip(), "reasons": [], "next": command(desk, "plan")}
     )
@@ -1006,15 +1005,6 @@ def rehearse(
 
 
 # ---------------------------------------------------------------- small things
-
-
-def now() -> str:
-    """UTC, as the records write a moment."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def at(job: PlannedJob) -> str:

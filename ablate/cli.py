@@ -676,7 +676,7 @@ def _jobs_to_launch(desk: Desk, name: str) -> list[PlannedJob]:
 def _settle(desk: Desk, sweep: str, narrowed: bool, dry_run: bool, as_json: bool) -> tuple[str, ...]:
     """Ask for the seeds that could decide the sweep; their ids. dry_run: only say which."""
     from ablate import evidence, evidence_answers, evidence_screens
-    from ablate.answers import now
+    from ablate.clock import utc_now
 
     if narrowed:
         raise UserError("--settle chooses the jobs itself: give it without --run, --block and --here")
@@ -684,7 +684,7 @@ def _settle(desk: Desk, sweep: str, narrowed: bool, dry_run: bool, as_json: bool
         _out(evidence_answers.to_settle(desk, sweep), as_json, evidence_screens.settling)
         return ()
     evidence.refuse_when_locked(desk)
-    return tuple(job.id for job in evidence.settle(desk, desk.study.sweeps[sweep], now()).jobs)
+    return tuple(job.id for job in evidence.settle(desk, desk.study.sweeps[sweep], utc_now()).jobs)
 
 
 def _launch_here(desk: Desk, ids: tuple[str, ...], as_json: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ablate import answers, cli, drawing, screens
+from ablate.clock import utc_now
 from ablate.completion import block, profile, run, sweep
 from ablate.desk import Desk, open_desk
 from ablate.launch import Event, Outcome, Progress, Tick
@@ -121,7 +122,7 @@ def write_job(desk: Desk, job: PlannedJob, state: str, last: float = math.nan) -
     assert job.key is not None
     assert job.settings is not None
     desk.store.save_job(JobRecord(job.key, job.run, job.seed, job.settings, 2, NOW))
-    number = desk.store.claim(job.key, started_at=answers.now(), host="here", gpus=2, code_hash="")
+    number = desk.store.claim(job.key, started_at=utc_now(), host="here", gpus=2, code_hash="")
     assert number is not None
     final = (FINAL[job.run] if math.isnan(last) else last) + {42: 0.0, 43: 0.01, 44: -0.01}[job.seed]
     points = [Point(job.key, number, step, "val_loss", final + 1 / step) for step in (1, 10, 100)]
@@ -527,7 +528,7 @@ def test_a_launch_that_was_killed_is_said_to_be_gone_and_its_jobs_cost_no_more(d
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     holder = f"somebody@{socket.gethostname()}:{dead.pid}"
-    assert desk.store.acquire_lease(holder, answers.now(), 60.0) is not None
+    assert desk.store.acquire_lease(holder, utc_now(), 60.0) is not None
     beat = datetime.now(UTC) + timedelta(hours=1)
     assert desk.store.renew_lease(holder, beat.isoformat(timespec="seconds"))
     found = ablate("status", "--json").document

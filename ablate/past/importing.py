@@ -20,8 +20,9 @@ from typing import Any
 
 from ablate import collect, evidence
 from ablate import folders as names
-from ablate.answers import Answer, command, now, plain
+from ablate.answers import Answer, command, plain
 from ablate.claim import attempt_config
+from ablate.clock import utc_now
 from ablate.desk import Desk
 from ablate.folders import DiskError, write_json
 from ablate.lease import holding_the_lease
@@ -65,7 +66,7 @@ def bring_in(desk: Desk, path: Path, options: Options) -> Answer:
         new, known = _new(desk, past, sorted_runs.found)
         if new:
             evidence.refuse_when_locked(desk)
-            evidence.freeze(desk, now(), options.because)
+            evidence.freeze(desk, utc_now(), options.because)
             _write(desk, past, new)
             collect.take_imports(desk.store, desk.folders)
         return _answer(desk, past, new, known, sorted_runs.left_out, options)
@@ -132,7 +133,7 @@ def _write(desk: Desk, past: Past, new: Sequence[Match]) -> None:
     """All attempts beside their places, on disk; then the one rename that makes them count. DiskError leaves nothing."""
     shutil.rmtree(desk.folders.importing, ignore_errors=True)  # of an import that was killed; we hold the lease
     identity = uuid.uuid4().hex
-    staged, at_ = desk.folders.importing / identity, now()
+    staged, at_ = desk.folders.importing / identity, utc_now()
     by = getpass.getuser()
     for match in new:
         _write_job(desk, past, match, staged / (match.job.key or ""), at_, by)

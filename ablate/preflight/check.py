@@ -20,7 +20,7 @@ from ablate.conditions import near, quoted
 from ablate.cost import hours_of
 from ablate.desk import Desk, measured_hours
 from ablate.evidence import job_results
-from ablate.plan import Plan, start_settings
+from ablate.plan import COMING, Plan, start_settings
 from ablate.preflight import effects, power, resources, short_runs, trees
 from ablate.preflight.fingerprints import Failed
 from ablate.provenance import code_hash
@@ -45,7 +45,7 @@ def check(desk: Desk, only: Collection[Part] = ()) -> Answer:
     if "power" in asked:
         found |= _power(desk, plan)
     if "resources" in asked:
-        to_come = sum(job.state in answers.COMING and not answers.is_maybe(job) for job in plan.jobs)
+        to_come = sum(job.state in COMING and not answers.is_maybe(job) for job in plan.jobs)
         found["resources"] = [asdict(one) for one in resources.resources(desk.study, desk.folders, to_come)]
     levels = list(_levels(found))
     found["counts"] = {level: levels.count(level) for level in ("error", "flag", "note")}

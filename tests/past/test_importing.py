@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ablate import answers, cli, collect, evidence, evidence_answers
+from ablate.clock import utc_now
 from ablate.desk import Desk, open_desk
 from ablate.evidence import job_results
 from ablate.past.importing import Options, bring_in
@@ -359,7 +360,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 def test_what_somebody_is_launching_is_not_imported_into(desk: Desk, write: Write, bring: Bring) -> None:
-    desk.store.acquire_lease("other@elsewhere:1", answers.now(), 60.0)
+    desk.store.acquire_lease("other@elsewhere:1", utc_now(), 60.0)
     with pytest.raises(UserError, match="other@elsewhere:1 is launching this study"):
         bring(write(*rows()))
     assert finals(desk) == {}

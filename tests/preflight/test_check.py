@@ -17,7 +17,10 @@ from ablate.desk import open_desk
 from ablate.preflight.check import PARTS, check, parts
 from ablate.runs_toml import read_study
 from ablate.study import UserError
+from db.records import JobRecord, Point
 from tests.conftest import REPOSITORY, repository_environment
+
+NOW = "2026-11-22T12:00:00Z"
 
 PLANTED = """
 [study]
@@ -173,6 +176,22 @@ def test_parts_are_asked_in_their_order() -> None:
     assert parts(PARTS) == PARTS
     with pytest.raises(UserError, match="parts: effects, trees, power, resources"):
         parts(["xyz"])
+
+
+def test_the_noise_is_that_of_runs_like_those_compared(tmp_path: Path) -> None:
+    """Two runs at other budgets with wide seeds: together they hide from the outlier test."""
+    rows = "F4 = { train.steps = 50 }\nF5 = { train.steps = 60 }\n\n[seeds]\nevery = [42, 43]"
+    (tmp_path / "runs.toml").write_text(PLANTED.replace("[seeds]\nevery = [42]", rows))
+    desk = open_desk(read_study(tmp_path / "runs.toml"))
+    final = {"F3": (1.0, 1.02), "F1": (1.1, 1.12), "F2": (1.2, 1.22), "F4": (1.0, 5.0), "F5": (1.0, 4.0)}
+    for job in desk.plan().jobs:
+        key, value = job.key or "", final[job.run][job.seed - 42]
+        desk.store.save_job(JobRecord(key, job.run, job.seed, job.settings or {}, 2, NOW))
+        number = desk.store.claim(key, started_at=NOW, gpus=2) or 0
+        desk.store.add_points(key, number, [Point(key, number, 100, "val_loss", value)], 0)
+        desk.store.end_attempt(key, number, "done", "", NOW, 60.0, {})
+    noise = check(desk, ("power",))["noise"]["val_loss"]
+    assert (noise["source"], noise["sd"]) == ("measured", pytest.approx(0.02 / 2**0.5))
 
 
 @pytest.mark.parametrize("profile", ["", "tiny", "smoke"])
