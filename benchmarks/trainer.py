@@ -24,7 +24,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -556,6 +556,10 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def asked_for(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.trainer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -590,19 +594,21 @@ def main(arguments: Sequence[str]) -> int:
     bench = Bench(device, shapes, measure(device), samples, asked.repeat, settings)
     show = Shown(Console(width=None if sys.stdout.isatty() else 150, quiet=asked.json), bench)
     chosen = [case for case in cases(shapes, samples) if case.name.startswith(asked.cases)]
-    if "rows" in tables:
-        show.rows([measured(case, bench) for case in chosen], asked.usd_per_hour)
-    if "parts" in tables:
-        for case in chosen:
-            show.parts(case, parts_of(case, bench))
-    if "options" in tables:
-        show.options(list(options(bench)))
-    if "loop" in tables:
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            loop = split(Path(folder), bench, asked.steps)
-        show.loop(loop)
-    if asked.json:
-        print(json.dumps(show.document))
+    try:
+        if "rows" in tables:
+            show.rows((measured(case, bench) for case in chosen), asked.usd_per_hour)
+        if "parts" in tables:
+            for case in chosen:
+                show.parts(case, parts_of(case, bench))
+        if "options" in tables:
+            show.options(options(bench))
+        if "loop" in tables:
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+                loop = split(Path(folder), bench, asked.steps)
+            show.loop(loop)
+    finally:  # a GPU's minutes are dear: what was measured before something failed is told
+        if asked.json:
+            print(json.dumps(show.document))
     return 0
 
 
@@ -621,16 +627,28 @@ class Shown:
             "ceilings": asdict(bench.ceilings),
         }
 
-    def rows(self, rows: Sequence[Row], usd_per_hour: float) -> None:
-        self.document["rows"] = [asdict(row) | {"ratio": row.ratio, "roofline_share": row.roofline_share} for row in rows]
-        self._console.print(rows_table(rows, self._bench, usd_per_hour))
+    def rows(self, rows: Iterable[Row], usd_per_hour: float) -> None:
+        found: list[Row] = []
+        told = self.document.setdefault("rows", [])
+        for row in rows:
+            found.append(row)
+            told.append(asdict(row) | {"ratio": row.ratio, "roofline_share": row.roofline_share})
+            _progress(
+                f"{row.case}: {_rate(row.samples_per_s)} samples/s, {row.ratio:.2f} x plain, {row.roofline_share:.0%} of roofline"
+            )
+        self._console.print(rows_table(found, self._bench, usd_per_hour))
 
     def parts(self, case: Case, parts: Sequence[Part]) -> None:
         self.document.setdefault("parts", {})[case.name] = [asdict(part) for part in parts]
         self._console.print(parts_table(case.name, parts))
 
-    def options(self, found: Sequence[Option]) -> None:
-        self.document["options"] = [asdict(option) for option in found]
+    def options(self, options: Iterable[Option]) -> None:
+        found: list[Option] = []
+        told = self.document.setdefault("options", [])
+        for option in options:
+            found.append(option)
+            told.append(asdict(option))
+            _progress(f"{option.name}: {option.gain:.2f} x the defaults, gradient off by {option.gradient:.0e}")
         self._console.print(options_table(found))
 
     def loop(self, its: Split) -> None:

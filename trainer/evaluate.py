@@ -98,10 +98,10 @@ class Evaluator:
         wrapped: what to call; model: the same one without its wrapper.
         """
         wrapped.eval()
-        n = len(self._kinds)
+        n, gpu = len(self._kinds), self._ranks.device.type == "cuda"
         losses, tokens, coarse = torch.zeros(3, n, dtype=torch.float64)
         sums = _Sums(losses, tokens, coarse)
-        for batch in self._data.val.samples.loaded(self.batches()):
+        for batch in self._data.val.samples.loaded(self.batches(), self._config.data.workers, pin=gpu):
             packed = pack(batch, model.connector.tokens_per_frame, self._ranks.device)
             with autocast(self._config, self._ranks):
                 prediction = wrapped(packed, coarse="measured", attention=True)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from trainer.config import LOSSES, ConfigError
+from trainer.model.blocks import ready
 
 if TYPE_CHECKING:
     from trainer.model.packing import Packed
@@ -82,12 +83,13 @@ def head_losses(hidden: Tensor, weight: Tensor, targets: Tensor, most_logits: in
     More than that are computed in pieces, and again in the backward: 1/3 more work for the head, no [P, V] in memory.
     """
     rows = max(1, most_logits // len(weight))
+    piece: Callable[[Tensor, Tensor, Tensor], Tensor] = ready(_piece)
     if len(hidden) <= rows:
-        return _piece(hidden, weight, targets)
+        return piece(hidden, weight, targets)
     pieces = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     if not torch.is_grad_enabled():
-        return torch.cat([_piece(h, weight, t) for h, t in pieces])
-    return torch.cat([checkpoint(_piece, h, weight, t, use_reentrant=False) for h, t in pieces])
+        return torch.cat([piece(h, weight, t) for h, t in pieces])
+    return torch.cat([checkpoint(piece, h, weight, t, use_reentrant=False, preserve_rng_state=False) for h, t in pieces])
 
 
 def _piece(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.trainer.conftest import NewJob
+from trainer.data.batches import Batch, Samples
 from trainer.data.open import open_data
 from trainer.evaluate import Evaluator, normalised, uninformed
 from trainer.model.load import build_model
@@ -53,6 +56,26 @@ def test_an_evaluation_tells_all_it_measured_and_nothing_else(new_job: NewJob) -
     assert sorted(maps) == [f"{row}/{view}" for row in range(3) for view in ("coarse", "fine")]
     assert maps["0/fine"].shape == (3, 4, 3, 17)
     torch.testing.assert_close(maps["0/fine"].sum(-1), torch.ones(3, 4, 3))
+
+
+def test_processes_that_load_ahead_change_no_bit_and_no_random_stream(new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where frames are not kept decoded, one process that decodes would hold up a GPU in every evaluation."""
+    told, here, load = [], Counter[int](), Samples.load
+
+    def counted(samples: Samples, rows: Sequence[int]) -> Batch:
+        here[workers] += 1
+        return load(samples, rows)
+
+    monkeypatch.setattr(Samples, "load", counted)
+    for workers in (0, 2):
+        job = new_job(f"{workers} workers", {"data.workers": workers, "eval.batch_samples": 4})
+        data = open_data(job.config, job.seed, job.cache)
+        model = build_model(job.config.model, job.cache, job.seed)
+        before, evaluator = torch.get_rng_state(), Evaluator(data, job.config, Ranks(0, 1, CPU), job.folder)
+        told.append(evaluator.evaluate(model, model, 0))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert told[0] == told[1]
+    assert here[2] == here[0] - len(evaluator.batches())
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
 from tests.trainer.conftest import NewJob
 from tests.trainer.runs import trained
 from trainer.ask import main
 from trainer.data.synthetic import Recipe, make
 
-PAGE = (REPOSITORY / "docs" / "use_a_model.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "use_a_model.md").read_text()
 COMMANDS = re.findall(r"^    \$ (.+)$", PAGE, re.MULTILINE)
 PYTHON = PAGE.split("```python\n")[1].split("```")[0]
 ASK = ["python", "-m", "trainer.ask"]
@@ -55,4 +55,4 @@ def test_the_page_holds(
 
 
 def test_the_picture_is_small() -> None:
-    assert (REPOSITORY / "docs" / "use_a_model.png").stat().st_size < 60_000
+    assert (DOCS / "use_a_model.png").stat().st_size < 60_000

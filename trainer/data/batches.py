@@ -108,9 +108,9 @@ class Samples(Dataset[Batch]):
         if workers == 0:
             yield from (self.load(rows) for rows in plan)
             return
-        lists = [list(rows) for rows in plan]
+        lists, own = [list(rows) for rows in plan], torch.Generator()  # the process's random stream is not touched
         try:
-            yield from DataLoader(self, sampler=lists, batch_size=None, num_workers=workers, pin_memory=pin)
+            yield from DataLoader(self, sampler=lists, batch_size=None, num_workers=workers, pin_memory=pin, generator=own)
         except DataError as error:  # the loader wraps it into its worker's traceback
             raise DataError(str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")) from error
 

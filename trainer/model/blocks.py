@@ -41,9 +41,14 @@ def blocks(how: Blocks) -> Iterator[None]:
         _chosen = before
 
 
+def ready(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as chosen: compiled, or as it is."""
+    return _compiled(function, _chosen.backend) if _chosen.compiled else function
+
+
 def block(layer: Callable[..., Any], *inputs: Any) -> Any:
     """`layer(*inputs)`: a function of a module, its inputs and their shapes."""
-    run = _compiled(layer, _chosen.backend) if _chosen.compiled else layer
+    run = ready(layer)
     if _chosen.again and torch.is_grad_enabled():
         return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)  # no layer draws random numbers
     return run(*inputs)

@@ -54,7 +54,8 @@ def test_layers_computed_again_give_the_same_bits(settings: dict[str, Any]) -> N
 
 def kept_bytes(model: VisionLanguageModel, batch: Packed, how: Blocks) -> int:
     """What lies between forward and backward: allocations that outlive the forward."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen, blocks(how):
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], profile_memory=True, acc_events=True) as seen, blocks(how):
         loss = model(batch).losses.sum()
     assert loss.requires_grad
     return sum(event.self_cpu_memory_usage for event in seen.key_averages())
