@@ -9,7 +9,7 @@ part, forward and backward, each against its own roofline. Options: one setting 
 the real loop (`trainer.train`) on small data with decoded frames cached.
 
 On a CPU all times are processor time of one thread: other people's processes change them least. GPU times are wall time; rows are
-of compiled layers there (`--compile on|off`). Whoever does not fit into the memory takes its batch in more micro-batches.
+of compiled layers there (`--compile on|off|tuned`). Whoever does not fit into the memory takes its batch in more micro-batches.
 """
 
 from __future__ import annotations
@@ -571,7 +571,11 @@ def asked_for(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100, help="of the loop")
     parser.add_argument("--tables", default="rows,parts,options,loop", help="some of rows,parts,options,loop")
     parser.add_argument("--cases", default="", help="only those whose name begins like this: F3")
-    parser.add_argument("--compile", choices=("on", "off"), help="layers compiled in rows, parts; by default on a GPU")
+    parser.add_argument(
+        "--compile",
+        choices=("on", "off", "tuned"),
+        help="layers compiled in rows, parts; by default on a GPU; tuned: products chosen by trial",
+    )
     parser.add_argument("--usd-per-hour", type=float, default=0.0, help="of one GPU")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(arguments)
@@ -589,10 +593,15 @@ def main(arguments: Sequence[str]) -> int:
     if asked.device == "cpu":
         torch.set_num_threads(1)
     shapes, device = shapes_called(asked.shapes), torch.device(asked.device)
-    settings = TrainingConfig(compile=asked.compile == "on" or (asked.compile is None and asked.device == "cuda"))
+    compiles = asked.compile or ("on" if asked.device == "cuda" else "off")
+    settings = TrainingConfig(compile=compiles != "off")
+    if compiles == "tuned":
+        from torch._inductor import config as inductor  # seconds, which only those pay who ask for it
+
+        inductor.max_autotune_gemm = True
     samples = asked.samples or {"tiny": 24, "full": 128}[asked.shapes]
     bench = Bench(device, shapes, measure(device), samples, asked.repeat, settings)
-    show = Shown(Console(width=None if sys.stdout.isatty() else 150, quiet=asked.json), bench)
+    show = Shown(Console(width=None if sys.stdout.isatty() else 150, quiet=asked.json), bench, compiles)
     chosen = [case for case in cases(shapes, samples) if case.name.startswith(asked.cases)]
     try:
         if "rows" in tables:
@@ -615,14 +624,14 @@ def main(arguments: Sequence[str]) -> int:
 class Shown:
     """What was measured, drawn as soon as it is there and kept for --json."""
 
-    def __init__(self, console: Console, bench: Bench) -> None:
+    def __init__(self, console: Console, bench: Bench, compiles: str) -> None:
         self._console, self._bench = console, bench
         name = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else platform.processor() or "cpu"
         self.document: dict[str, Any] = {
             "device": name,
             "shapes": bench.shapes.name,
             "samples": bench.samples,
-            "compile": bench.settings.compile,
+            "compile": compiles,
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "ceilings": asdict(bench.ceilings),
         }
