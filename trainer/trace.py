@@ -50,7 +50,7 @@ def trace(job: Job, ranks: Ranks, steps: int) -> str:
 
     run(slice(0, WARM_UP))
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if ranks.device.type == "cuda" else [])
-    with watching(labels=True), profile(activities=activities) as seen:
+    with watching(labels=True), profile(activities=activities, acc_events=True) as seen:
         run(slice(WARM_UP, None))
     told: str = seen.key_averages().table(sort_by=f"self_{ranks.device.type}_time_total", row_limit=40)
     if ranks.first:

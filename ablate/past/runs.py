@@ -71,9 +71,10 @@ class Mistakes:
         self.source, self.count, self._told = source, 0, list[str]()
 
     def add(self, place: str, what: str) -> None:
+        """place: in the source, or the source itself."""
         self.count += 1
         if self.count <= MISTAKES_TOLD:
-            self._told.append(f"{place}: {what}" if place else what)
+            self._told.append(f"{place}: {what}" if place not in ("", str(self.source)) else what)
 
     def refuse(self) -> None:
         """UserError if there were any."""
