@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator
 
-from ablate.study import Study
 from ablate.tables import Tables
 
 INK, PALE, GRID = "#222222", "#8a8a8a", "#e6e6e6"
@@ -30,10 +29,11 @@ LABEL_GAP = 0.065
 SIZE = (6.8, 4.0)
 
 
-def colours(study: Study) -> dict[str, str]:
-    """Run -> its colour in every figure of the study."""
-    others = [run for run in study.runs if run != study.baseline]
-    return {study.baseline: INK, **{run: COLOURS[place % len(COLOURS)] for place, run in enumerate(others)}}
+def colours(tables: Tables) -> dict[str, str]:
+    """Run -> its colour in every figure of the study; starts that the plan added to its rows come last."""
+    runs = dict.fromkeys([*tables.study.runs, *(job.run for job in tables.plan.jobs)])
+    others = [run for run in runs if run != tables.study.baseline]
+    return {tables.study.baseline: INK, **{run: COLOURS[place % len(COLOURS)] for place, run in enumerate(others)}}
 
 
 def curves(tables: Tables, metric: str, runs: Sequence[str], title: str, *, level: float | None = None, says: str = "") -> Figure:
@@ -44,7 +44,7 @@ def curves(tables: Tables, metric: str, runs: Sequence[str], title: str, *, leve
         return _nothing(figure, axes, tables, metric, runs)
     x = "samples" if band["samples"].notna().all() else "step"
     many = band["run"].nunique() >= MANY
-    colour = {run: PALE if many and run != tables.study.baseline else own for run, own in colours(tables.study).items()}
+    colour = {run: PALE if many and run != tables.study.baseline else own for run, own in colours(tables).items()}
     _limits(axes, band, x, level)
     if level is not None:
         axes.axhline(level, color=PALE, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -71,7 +71,7 @@ def efficiency(tables: Tables, metric: str, runs: Sequence[str], title: str) -> 
     points = tables.efficiency(metric, runs).dropna(subset=["mean", "tokens_per_frame"])
     if points.empty:
         return _nothing(figure, axes, tables, metric, runs)
-    colour = colours(tables.study)
+    colour = colours(tables)
     for row in points.to_dict("records"):
         run, tokens, mean = str(row["run"]), float(row["tokens_per_frame"]), float(row["mean"])
         spread = [[mean - float(row["low"])], [float(row["high"]) - mean]]

@@ -394,10 +394,12 @@ def runs_with_other_rates(study: Study) -> tuple[str, ...]:
 
 
 def rate_table(settings: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Peak rate of each part of the model, by run; a part that is frozen, or that the settings do not know, has none (nan)."""
+    """Peak rate of each part of the model, by run; a part that is frozen has none (nan). Empty where nothing sets `optim.lr`."""
     rows = []
     for run, values in settings.items():
-        lr, ratio = values.get("optim.lr", float("nan")), values.get("optim.connector_ratio", float("nan"))
+        if "optim.lr" not in values:
+            continue
+        lr, ratio = values["optim.lr"], values.get("optim.connector_ratio", float("nan"))
         frozen = {part: values.get(f"model.freeze_{part}", False) for part in ("dino", "llm")}
         rows.append({"run": run, "connector": lr * ratio, **{part: float("nan") if off else lr for part, off in frozen.items()}})
     return _frame(RATES, rows)

@@ -14,9 +14,12 @@ from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
 from ablate import figures, tables
+from ablate.desk import open_desk
+from ablate.runs_toml import read_study
 from ablate.study import UserError, job_key
-from ablate.tables import Tables, load
+from ablate.tables import Tables, load, rate_table
 from db.records import JobRecord, Point
+from tests.conftest import REPOSITORY
 from tests.written_study import BATCH, EVAL_EVERY, FINAL, NOW, SEED_SHIFT, STEPS, small_desk, write_job, written_desk
 from trainer.attention import write_maps
 
@@ -217,11 +220,22 @@ def test_the_loss_axis_leaves_out_the_fall_from_the_untrained_loss(whole: Tables
 
 
 def test_a_run_has_the_same_colour_in_every_figure(whole: Tables) -> None:
-    colour = figures.colours(whole.study)
+    colour = figures.colours(whole)
     for runs in (("F1", "F2", "F3"), ("F3", "A1", "F1")):
         lines = figures.curves(whole, "val_loss", runs, "?").axes[0].lines
         assert [line.get_color() for line in lines] == [colour[run] for run in runs]
     assert len(set(colour.values())) == len(colour)
+
+
+def test_a_start_that_no_row_trains_has_a_colour_too(tmp_path: Path) -> None:
+    (tmp_path / "runs.toml").write_bytes((REPOSITORY / "runs.toml").read_bytes())
+    shown = Tables(open_desk(read_study(tmp_path / "runs.toml", "tiny")))
+    assert {"F3", "D1", "D1-start"} <= figures.colours(shown).keys()
+
+
+def test_there_is_no_table_of_rates_where_the_settings_have_none() -> None:
+    assert list(rate_table({"F3": {"optim.lr": 1e-5}})["dino"]) == [1e-5]
+    assert rate_table({"F3": {"width": 4}}).empty
 
 
 def test_runs_that_measured_nothing_are_named_below(tmp_path: Path) -> None:
