@@ -20,21 +20,24 @@ from typing import TYPE_CHECKING, Any
 from ablate import collect
 from ablate.clock import moment, utc_now
 from ablate.conditions import in_words, listed, near
-from ablate.cost import Source, Task, hours_of, totals
-from ablate.desk import Desk, measured_hours
+from ablate.cost import Hours, Source, Task, hours_of, totals
+from ablate.desk import Desk, finished_hours, measured_hours
+from ablate.folders import JOB
 from ablate.freeze import take_text
 from ablate.plan import COMING, FAILURE, LOST_GPU_S, STARTABLE, Plan, PlannedJob, needed_jobs
 from ablate.plan_diff import plan_diff
-from ablate.provenance import code_hash
+from ablate.provenance import code_hash, seed_note
 from ablate.search import budget, is_search, range_text, with_examples
 from ablate.snapshot import snapshots
 from ablate.stale import find_stale
-from ablate.study import ENDED, IMPORTED, Line, Settings, Study, Sweep, UserError, nested, runs_of_sweep
+from ablate.study import ENDED, IMPORTED, Line, Settings, Study, Sweep, UserError, nested, run_of, runs_of_sweep
 from db.records import AttemptRecord, DecisionRecord, Lease, LockRecord
 
 if TYPE_CHECKING:  # types only: these modules import Ray and scipy
     from ablate.decide import SweepAnswer
     from ablate.launch import Outcome, Progress, Tick
+    from ablate.rehearsal.rehearse import Rehearsal
+    from ablate.rehearsal.worlds import World
 
 Answer = dict[str, Any]
 
@@ -68,7 +71,7 @@ def plan(desk: Desk, block: str = "", gpus: int | None = None) -> Answer:
             "confirmation": _confirmation(desk, held) if held else None,
             "notes": _notes(desk, planned, books),
             "next": _next_after_plan(desk, planned, shown, block, held)
-            if _trainer_is_here(desk.study)
+            if trainer_is_here(desk.study)
             else command(desk, "check"),
         }
     )
@@ -114,7 +117,7 @@ class Books:
     def __init__(self, desk: Desk) -> None:
         self.study = desk.study
         self.attempts = desk.store.attempts()
-        self.measured = measured_hours(desk)
+        self.hours = Hours(desk.study, finished_hours(self.attempts))
         self.dead_since = _dead_since(desk.store.lease())
         taken = snapshots(desk)
         self.code_to_come = taken[-1].hash if taken else ""
@@ -125,7 +128,19 @@ class Books:
 
     def booked(self, job: PlannedJob) -> float:
         """GPU-hours its attempts have taken, those under way included."""
-        return sum(gpu_seconds(attempt, self.dead_since) for attempt in self.tried(job)) / 3600
+        return self._booked(job.key or "")
+
+    def _booked(self, key: str) -> float:
+        return sum(gpu_seconds(attempt, self.dead_since) for attempt in self.attempts.get(key, ())) / 3600
+
+    def spent(self, planned: Plan) -> Answer:
+        """What everything has cost, on jobs that nothing asks for any more too: that part is told beside."""
+        gpu_hours = sum(map(self._booked, self.attempts))
+        return {
+            "gpu_hours": gpu_hours,
+            "cost": gpu_hours * self.study.usd_per_gpu_hour,
+            "orphan_gpu_hours": sum(map(self._booked, planned.orphans)),
+        }
 
     def running_hours(self, job: PlannedJob) -> float:
         """Wall hours of its last attempt."""
@@ -143,7 +158,7 @@ class Books:
 
     def expected(self, job: PlannedJob) -> tuple[float, Source]:
         """Wall hours it takes from start to end."""
-        return hours_of(self.study, job.run, self.measured)
+        return self.hours.of(job.run)
 
     def left(self, job: PlannedJob) -> float:
         """Wall hours it still takes."""
@@ -192,29 +207,37 @@ class Books:
         return tried[-1].code_hash if tried and job.state in (*ENDED, "running") else self.code_to_come
 
     def totals(self, planned: Plan, jobs: Sequence[PlannedJob], gpus: int | None) -> Answer:
-        """Of `jobs`; needs outside of them count as met."""
+        """Of `jobs`, those that may turn out not to be needed beside them; needs outside of them count as met.
+
+        Spent on a whole plan is all that was ever spent: on jobs, too, that nothing asks for any more.
+        """
         on = gpus or self.study.gpus_per_run
         needs = needed_jobs(self.study, planned)
-        coming = [job for job in jobs if job.state in COMING]
+        counted = [job for job in jobs if not is_maybe(job)]
+        maybe = [job for job in jobs if is_maybe(job) and job.state in COMING]
+        coming = [job for job in counted if job.state in COMING]
         laid_out = totals(
             [Task(job.id, job.gpus, self.left(job), needs[job.id]) for job in coming], on, self.study.usd_per_gpu_hour
         )
-        spent = sum(self.booked(job) for job in jobs)
+        whole = self.spent(planned)
+        spent = whole["gpu_hours"] if len(jobs) == len(planned.jobs) else sum(self.booked(job) for job in jobs)
         left = sum(job.gpus * self.left(job) for job in coming)
         sources = {self.expected(job)[1] for job in coming}
         price = self.study.usd_per_gpu_hour
         return {
-            "jobs": len(jobs),
-            "states": dict(Counter(job.state for job in jobs)),
+            "jobs": len(counted),
+            "states": dict(Counter(job.state for job in counted)),
             "gpus": on,
             "gpu_hours": spent + left,
             "cost": (spent + left) * price,
             "spent_gpu_hours": spent,
             "spent_cost": spent * price,
+            "orphan_gpu_hours": whole["orphan_gpu_hours"] if len(jobs) == len(planned.jobs) else 0.0,
             "left_jobs": len(coming),
             "left_gpu_hours": left,
             "left_cost": left * price,
-            "maybe_gpu_hours": sum(job.gpus * self.left(job) for job in coming if job.added and job.key is None),
+            "maybe_jobs": len(maybe),
+            "maybe_gpu_hours": sum(job.gpus * self.left(job) for job in maybe),
             "wall_hours": laid_out.wall_hours,
             "critical_path_hours": laid_out.critical_path_hours,
             "critical_path": list(laid_out.critical_path),
@@ -239,7 +262,7 @@ def gpu_seconds(attempt: AttemptRecord, dead_since: datetime | None = None) -> f
     return max((until - moment(attempt.started_at)).total_seconds(), 0.0) * attempt.gpus
 
 
-def _trainer_is_here(study: Study) -> bool:
+def trainer_is_here(study: Study) -> bool:
     try:
         code_hash(study)
     except UserError:
@@ -269,17 +292,20 @@ def _notes(desk: Desk, planned: Plan, books: Books) -> list[str]:
             f"{_some(other)} {_were(other)} trained with other trainer code than {whose}: "
             "comparisons of old with new jobs will be refused as unfair"
         )
+    same = {(run_of(id), run_of(owner)): None for id, owner in planned.same.items() if run_of(id) in desk.study.runs}
+    notes += [f"{run} is the same config as {owner}, and trained once for both" for run, owner in same]
     if planned.orphans:
         notes.append(
             f"{_some(planned.orphans)}: results that the file and the decisions of today no longer ask for; kept, not used"
         )
-    return notes
+    return [*notes, *filter(None, [seed_note(desk.study)])]
 
 
 def _folder_notes(desk: Desk, attempts: Mapping[str, object]) -> list[str]:
     """Where the database and the folders under outputs/ disagree on which jobs there are. One look at one folder's names."""
-    there = set(desk.folders.job_keys())
-    gone, unknown = sorted(attempts.keys() - there), sorted(there - attempts.keys())
+    there = desk.folders.names()
+    gone = sorted(attempts.keys() - there)
+    unknown = sorted(name for name in there - attempts.keys() if (desk.folders.base / name / JOB).exists())
     notes = []
     if gone:
         notes.append(
@@ -295,20 +321,27 @@ def _folder_notes(desk: Desk, attempts: Mapping[str, object]) -> list[str]:
 
 def _next_after_plan(desk: Desk, planned: Plan, shown: Sequence[PlannedJob], block: str, held: LockRecord | None) -> str:
     if held is not None and not held.lifted_at:
-        return command(desk, "lock")
-    states = {job.state for job in shown}
-    if states & STARTABLE:
-        return command(desk, "launch", *(("--block", block) if block else ()))
-    if "running" in states:
-        return command(desk, "status", "--follow")
-    failed = next((job for job in shown if job.state == "failed"), None)
-    if failed:
-        return command(desk, "logs", at(failed))
-    if any(job.stale for job in shown):
-        return command(desk, "launch", "--redo-stale")
+        return command(desk, "lock", *(("--lift", "--because", "…") if planned.fallen else ()))
+    if words := _next_for(shown, block):
+        return command(desk, *words)
     if any(job.state == "waiting" and not is_maybe(job) for job in shown):
-        return command(desk, "launch")
+        return command(desk, *(_next_for(planned.jobs) or ("launch",)))
     return command(desk, "lock" if planned.jobs else "init")
+
+
+def _next_for(jobs: Sequence[PlannedJob], block: str = "") -> tuple[str, ...]:
+    """The command that brings these jobs on; () where none does by itself."""
+    states = {job.state for job in jobs}
+    if states & STARTABLE:
+        return ("launch", *(("--block", block) if block else ()))
+    if "running" in states:
+        return ("status", "--follow")
+    if failed := next((job for job in jobs if job.state == "failed"), None):
+        return ("logs", at(failed))
+    if any(job.stale for job in jobs):
+        return ("launch", "--redo-stale")
+    held = next((job for job in jobs if job.state == "waiting" and job.gate is None), None)
+    return ("retry", at(held)) if held else ()
 
 
 def is_maybe(job: PlannedJob) -> bool:
@@ -331,9 +364,16 @@ def dry_run(desk: Desk, block: str, wanted: Collection[str], gpus: int | None) -
             "starts": [books.row(job) for job in asked if job.state in STARTABLE],
             "waits": [books.row(job) for job in asked if job.state == "waiting"],
             "totals": books.totals(planned, asked, gpus),
-            "next": command(desk, "launch", *(("--block", block) if block else ())),
+            "next": _next_after_dry_run(desk, planned, asked, block),
         }
     )
+
+
+def _next_after_dry_run(desk: Desk, planned: Plan, asked: Sequence[PlannedJob], block: str) -> str:
+    if not any(job.state in STARTABLE for job in asked):
+        return _next_after_plan(desk, planned, asked, block, desk.store.lock())
+    redo = ("--redo-stale",) if desk.redo_stale else ()
+    return command(desk, "launch", *(("--block", block) if block else ()), *redo)
 
 
 def tick(desk: Desk, now: Tick, gpus: int | None = None) -> Answer:
@@ -367,7 +407,6 @@ def _progress(job: PlannedJob, progress: Progress) -> Answer:
 def outcome(desk: Desk, end: Outcome) -> Answer:
     """How a launch ended: states, what failed, what waits, decisions, the lock."""
     books = Books(desk)
-    spent = sum(books.booked(job) for job in end.plan.jobs)
     failed = [job for job in end.plan.jobs if job.state == "failed"]
     held = end.lock or desk.store.lock()
     return plain(
@@ -379,9 +418,8 @@ def outcome(desk: Desk, end: Outcome) -> Answer:
             "failed": [{"id": job.id, "reason": job.reason, "log": command(desk, "logs", at(job))} for job in failed],
             "waiting_for": end.waiting_for,
             "over_budget": end.over_budget,
-            "gpu_hours": spent,
-            "cost": spent * desk.study.usd_per_gpu_hour,
-            "decisions": _decisions(desk),
+            **books.spent(end.plan),
+            "decisions": _decisions(desk, end.plan),
             "stale": _stale(desk, end.plan, held),
             "lock": _lock(desk, held) if held else None,
             "next": _next_after_launch(desk, end, failed),
@@ -392,9 +430,12 @@ def outcome(desk: Desk, end: Outcome) -> Answer:
 def _next_after_launch(desk: Desk, end: Outcome, failed: Sequence[PlannedJob]) -> str:
     if failed:
         return command(desk, "logs", at(failed[0]))
-    if end.exit_code == 3:
+    if end.interrupted:
         return command(desk, "launch")
-    return command(desk, "lock") if end.lock else command(desk, "decide")
+    if end.lock:
+        return command(desk, "lock")
+    waits = any(job.state == "waiting" and not is_maybe(job) for job in end.plan.jobs)
+    return command(desk, *(_next_for(end.plan.jobs) or ("decide" if waits else "lock",)))
 
 
 def stop(desk: Desk, jobs: Sequence[PlannedJob] | None) -> Answer:
@@ -426,26 +467,29 @@ def attempt(record: AttemptRecord) -> Answer:
 # ---------------------------------------------------------------- decide, explain
 
 
-def decide(desk: Desk, names: Collection[str], because: str = "") -> Answer:
+def decide(desk: Desk, names: Collection[str], because: str = "", anew: bool = False) -> Answer:
     """Evaluate the trees of these sweeps (none named: all), store what is new, and say what follows.
 
     One sweep asked for is the document; several stand under "sweeps". Under a lock nothing is recorded. UserError when the file
     was edited since it was frozen and neither it nor `because` gives a reason.
+    anew: also decisions whose own numbers are as they were, and only the noise is known otherwise. Launching lets them stand.
     """
     from ablate import evidence
 
     locked = desk.store.lock()
     if desk.store.frozen() is not None and locked is None:
         evidence.freeze(desk, utc_now(), because)
-    judged = evidence.decide(desk, utc_now(), tuple(names), keep_record=locked is None)
-    sweeps = [_sweep_answer(desk, answer) for answer in judged.values()]
+    before = desk.store.decisions()
+    judged = evidence.decide(desk, utc_now(), tuple(names), keep_standing=not anew, keep_record=locked is None)
+    after = desk.store.decisions()
+    sweeps = [_sweep_answer(desk, answer, before, after) for answer in judged.values()]
     whole = sweeps[0] if len(sweeps) == 1 == len(names) else {"sweeps": sweeps}
-    note = (
-        f"the study is locked since {locked.at}: this is what today's numbers and file say, and nothing was recorded"
-        if locked
-        else ""
-    )
-    return plain({**_head(desk), **whole, "note": note, "next": _next_after_decide(desk, sweeps)})
+    note = f"the study is locked since {locked.at}: nothing was recorded" if locked else ""
+    turned = [one["name"] for sweep in sweeps for one in sweep["decisions"] if one["was"]]
+    stale = _stale(desk, desk.plan(), locked) if turned else []
+    redo = any(one["kind"] == "job" for one in stale)
+    following = command(desk, "launch", "--redo-stale", "--dry-run") if redo else _next_after_decide(desk, sweeps)
+    return plain({**_head(desk), **whole, "note": note, "turned": turned, "stale": stale, "next": following})
 
 
 def sweeps_in(answer: Answer) -> list[Answer]:
@@ -454,17 +498,53 @@ def sweeps_in(answer: Answer) -> list[Answer]:
     return sweeps
 
 
-def _sweep_answer(desk: Desk, judged: SweepAnswer) -> Answer:
+def _sweep_answer(
+    desk: Desk, judged: SweepAnswer, before: Mapping[str, DecisionRecord], after: Mapping[str, DecisionRecord]
+) -> Answer:
+    """before, after: the decisions that stood before it was judged, and stand now."""
     sweep = desk.study.sweeps[judged.sweep]
     return {
         "sweep": judged.sweep,
         "asks": sweep.asks,
         "skipped_because": judged.skipped_because,
-        "decisions": [decision(made) for made in judged.decisions],
+        "decisions": [_judged(desk, made, before.get(made.name), after.get(made.name)) for made in judged.decisions],
         "learned": [asdict(learned) for learned in judged.learned],
         "learn_lines": len(sweep.learn),
         "open": judged.open,
     }
+
+
+def _judged(desk: Desk, made: DecisionRecord, before: DecisionRecord | None, after: DecisionRecord | None) -> Answer:
+    """A decision as it stands: what it `was`, if it turned now; what it would be `today`, if that is not what is recorded."""
+    from ablate.decide import turned_because
+
+    old = before if before is not None and before.status != "overruled" else made
+    turned = (old.status, old.took) != (made.status, made.took)
+    missing, stands = made.status == "waiting", after == before
+    kept = made if missing or after is None else after
+    if after is None and not missing:  # under a lock
+        kept = replace(made, status="waiting", took="", line="", sets={}, because="nothing is recorded under a lock")
+    why = turned_because(made, old) if turned else ""
+    said = {"took": made.took or made.status, "line": made.line, "because": made.because, "why": why}
+    unsaid = not missing and (after is None or (turned and stands))
+    of_today = {_pair(one): one["labels"] for one in made.comparisons}
+    labelled = [{**one, "labels": _merged(one.get("labels", ()), of_today.get(_pair(one), ()))} for one in kept.comparisons]
+    return {
+        **decision(kept),
+        "comparisons": labelled,
+        "was": (old.took or old.status) if turned and not unsaid else "",
+        "why": why if turned and not unsaid else "",
+        "today": {**said, "record": command(desk, "decide", made.sweep, "--anew")} if unsaid else None,
+    }
+
+
+def _pair(one: Mapping[str, Any]) -> tuple[str, str, str]:
+    return one["a"], one["b"], one["metric"]
+
+
+def _merged(*labels: Iterable[str]) -> list[str]:
+    """Each once: a deviation since it was recorded stands beside a verdict too."""
+    return list(dict.fromkeys(label for some in labels for label in some))
 
 
 def decision(made: DecisionRecord) -> Answer:
@@ -490,7 +570,12 @@ def _next_after_decide(desk: Desk, sweeps: Sequence[Answer]) -> str:
     waits = any(made["status"] == "waiting" for sweep in sweeps for made in sweep["decisions"]) or any(
         sweep["open"] for sweep in sweeps
     )
-    return command(desk, "launch") if waits else command(desk, "lock")
+    planned, held = desk.plan(), desk.store.lock()
+    of_sweeps = {sweep["sweep"] for sweep in sweeps}
+    failed = next((job for job in planned.jobs if job.state == "failed" and of_sweeps & {*job.sweeps}), None)
+    if waits and failed:
+        return command(desk, "retry", at(failed))
+    return _next_after_plan(desk, planned, planned.jobs, "", held)
 
 
 def overrule(desk: Desk, names: Sequence[str], tree: str, take: str, because: str) -> None:
@@ -593,13 +678,12 @@ def status(desk: Desk) -> Answer:
             ],
             "lost_gpu_minutes": books.lost_gpu_s() / 60,
             "waiting": _reasons(job for job in counted if job.state == "waiting"),
-            "gpu_hours": layout["spent_gpu_hours"],
-            "cost": layout["spent_cost"],
+            **books.spent(planned),
             "left_gpu_hours": layout["left_gpu_hours"],
             "left_cost": layout["left_cost"],
             "left_wall_hours": layout["wall_hours"],
             "gpus": layout["gpus"],
-            "decisions": _decisions(desk),
+            "decisions": _decisions(desk, planned),
             "stale": _stale(desk, planned, held),
             "notes": _folder_notes(desk, books.attempts),
             "launching": {**asdict(lease), "gone": books.dead_since is not None} if lease else None,
@@ -661,19 +745,18 @@ def _stale(desk: Desk, planned: Plan, held: LockRecord | None) -> list[Answer]:
     return [asdict(one) for one in find_stale(desk.study, planned, desk.store.all_decisions(), held)]
 
 
-def _decisions(desk: Desk) -> list[Answer]:
+def _decisions(desk: Desk, planned: Plan) -> list[Answer]:
     """Every tree of the study, decided or not, without its evidence."""
-    stored = desk.store.decisions()
     out = []
     for name, tree in desk.study.trees.items():
-        made = stored.get(name)
+        made = planned.decisions.get(name)
         out.append(
             {
                 "name": name,
                 "sweep": tree.sweep,
                 "status": made.status if made else "open",
                 "took": made.took if made else "",
-                "because": made.because if made else "",
+                "because": made.because if made else planned.fallen.get(name, ""),
                 "by": made.by if made else "",
             }
         )
@@ -686,7 +769,7 @@ def _decisions(desk: Desk) -> list[Answer]:
 def show(desk: Desk, jobs: Sequence[PlannedJob], metric: str) -> Answer:
     """One run (or one job of it): settings, resolved rates, attempts, curve, the decisions that rest on it."""
     study, run = desk.study, jobs[0].run
-    books = Books(desk)
+    planned, books = desk.plan(), Books(desk)
     keys = [job.key for job in jobs if job.key]
     settings = next((job.settings for job in jobs if job.settings is not None), None)
     curves = desk.store.curves(metric, keys) if keys else {}
@@ -697,7 +780,7 @@ def show(desk: Desk, jobs: Sequence[PlannedJob], metric: str) -> Answer:
         {
             **_head(desk),
             "run": run,
-            "aliases": [alias for alias, name in study.aliases.items() if name == run],
+            "aliases": [*(alias for alias, name in study.aliases.items() if name == run), *_sharing(planned, run)],
             "change": jobs[0].change,
             "jobs": [books.row(job) for job in jobs],
             "settings": settings,
@@ -711,9 +794,22 @@ def show(desk: Desk, jobs: Sequence[PlannedJob], metric: str) -> Answer:
                 if set(keys) & set(one["jobs"]) or one["took"] == run
             ],
             "search": _search(desk, run),
-            "next": command(desk, "logs", at(jobs[0])) if any(map(books.tried, jobs)) else command(desk, "launch", "--run", run),
+            "next": _next_after_show(desk, planned, books, jobs),
         }
     )
+
+
+def _sharing(planned: Plan, run: str) -> list[str]:
+    """Rows that came out as this one's config, so that its jobs are theirs."""
+    return list(dict.fromkeys(run_of(id) for id, owner in planned.same.items() if run_of(owner) == run))
+
+
+def _next_after_show(desk: Desk, planned: Plan, books: Books, jobs: Sequence[PlannedJob]) -> str:
+    if tried := next(filter(books.tried, jobs), None):
+        return command(desk, "logs", at(tried))
+    if any(job.state in STARTABLE for job in jobs):
+        return command(desk, "launch", "--run", jobs[0].run)
+    return _next_after_plan(desk, planned, planned.jobs, "", desk.store.lock())
 
 
 def _search(desk: Desk, run: str) -> Answer | None:
@@ -770,28 +866,27 @@ def derived(study: Study, settings: Settings) -> dict[str, Any]:
     return found
 
 
+class NoLogYetError(UserError):
+    """There is no log, but a job that is named has not ended."""
+
+
 def logs(desk: Desk, jobs: Sequence[PlannedJob], lines: int, rank: int) -> Answer:
-    """The last lines of each job's last attempt. UserError when there is no log yet."""
-    found = []
-    for job in jobs:
-        if job.key and (tried := desk.store.attempts().get(job.key)):
-            path = desk.folders.log(job.key, tried[-1].number, rank)
-            if path.exists():
-                found.append(
-                    {
-                        "id": job.id,
-                        "attempt": tried[-1].number,
-                        "state": tried[-1].state,
-                        "path": str(path),
-                        "lines": tail(path, lines),
-                    }
-                )
-    if not found:
-        states = ", ".join(f"{job.id} is {job.state} ({job.reason})" for job in jobs[:3])
-        if any(desk.store.attempts().get(job.key or "") for job in jobs):
-            raise UserError(f"there is no log of rank {rank}: {states}. Ranks count from 0; there are {desk.study.ranks_per_run}")
-        raise UserError(f"nothing has run yet, so there is no log: {states}")
-    return plain({**_head(desk), "logs": found})
+    """The last lines of each job's last attempt. UserError when there is no log; NoLogYetError while one may come."""
+    attempts = desk.store.attempts()
+    lasts = [(job, attempts[job.key][-1]) for job in jobs if job.key in attempts]
+    found = [
+        {"id": job.id, "attempt": last.number, "state": last.state, "path": str(path), "lines": tail(path, lines)}
+        for job, last in lasts
+        if (path := desk.folders.log(last.job, last.number, rank)).exists()
+    ]
+    if found:
+        return plain({**_head(desk), "logs": found})
+    if rank >= desk.study.ranks_per_run:
+        raise UserError(f"there is no log of rank {rank}: ranks count from 0, and there are {desk.study.ranks_per_run}")
+    states = ", ".join(f"{job.id} is {job.state}{f' ({job.reason})' if job.reason else ''}" for job in jobs[:3])
+    if any(job.state in COMING for job in jobs):
+        raise NoLogYetError(f"there is no log yet: {states}")
+    raise UserError(f"there is no log: {states}")
 
 
 def tail(path: Path, lines: int) -> list[str]:
@@ -815,7 +910,7 @@ def lock(desk: Desk) -> Answer:
                 **_head(desk),
                 "locked": False,
                 "reasons": made.reasons,
-                "decisions": _decisions(desk),
+                "decisions": _decisions(desk, desk.plan()),
                 "next": command(desk, "launch"),
             }
         )
@@ -941,21 +1036,12 @@ def rehearse(
     budget:   share of each past curve at which it is read; of past results alone.
     progress: called with the studies played so far and how many there will be.
     """
-    from ablate.evidence import job_results
-    from ablate.rehearsal import worlds
     from ablate.rehearsal.equal_hours import at_equal_hours
     from ablate.rehearsal.rehearse import rehearse as play
     from ablate.rehearsal.targets import measure_targets, played
 
-    study, results = with_examples(desk.study), job_results(desk, desk.plan())
-    if world == "past" or noise == "past":
-        curves = {name: desk.store.curves(name, [job.key for jobs in results.values() for job in jobs]) for name in study.metrics}
-        results = worlds.read_at(study, results, curves, budget)
-    elif budget < 1:
-        raise UserError(f"--budget {budget:g} is a share of past curves: give it with --world past or --noise past")
-    sd = worlds.known_sd(study, results, dict(worlds.read_spread(study, text) for text in spreads))
-    given = dict(worlds.read_effect(study, text) for text in effects)
-    made = worlds.named_world(world, noise, study, results, {name: size for name, (size, _) in sd.items()}, given)
+    study = with_examples(desk.study)
+    made, sd = _imagined(desk, study, world, noise, effects, spreads, budget)
     made = replace(made, diverge={**made.diverge, "": diverge}) if diverge else made
     each = max(studies // 5, 1)
     total, done = studies + played(study, each), 0
@@ -977,7 +1063,6 @@ def rehearse(
         for rule in ("lowest of all seeds", "lowest mean")
     ]
     targets = measure_targets(study, made, studies=each, rng_seed=rng_seed, progress=advance)
-    ours = found.outcomes["trees"]
     return plain(
         {
             **_head(desk),
@@ -990,18 +1075,42 @@ def rehearse(
             "past_jobs": max((len(jobs) for jobs in made.residuals.values()), default=0) if made.noise == "past" else 0,
             "sd": {name: {"sd": size, "source": source} for name, (size, source) in sd.items()},
             "effects": [{"run": run, "metric": metric, "effect": effect} for (run, metric), effect in made.effects.items()],
-            "rules": [
-                {name: getattr(outcome, name) for name in ("rule", "wrong", "missed", "regret", "net_regret", "gpu_hours")}
-                | {"wrong_in": outcome.wrong_in, "missed_in": outcome.missed_in, "locks": outcome.locks}
-                for outcome in found.outcomes.values()
-            ],
+            **_of_rules(found),
             "equal_hours": [asdict(one) for one in equal],
-            "lines": [asdict(line) for line in ours.fired],
-            "never_fired": [{"where": line.where, "text": line.text} for line in ours.fired if line.asked and not line.fired],
-            "comparisons": [asdict(shown) for shown in ours.shown],
             "targets": [{**asdict(target), "passed": target.passed} for target in targets],
+            "next": command(desk, "launch" if all(target.passed for target in targets) else "check"),
         }
     )
+
+
+def _of_rules(found: Rehearsal) -> Answer:
+    """What those did that take the decisions, the trees and what people use; of the trees, line by line."""
+    names = ("rule", "wrong", "missed", "regret", "net_regret", "gpu_hours", "wrong_in", "missed_in", "locks")
+    ours = found.outcomes["trees"]
+    return {
+        "rules": [{name: getattr(outcome, name) for name in names} for outcome in found.outcomes.values()],
+        "lines": [asdict(line) for line in ours.fired],
+        "never_fired": [{"where": line.where, "text": line.text} for line in ours.fired if line.asked and not line.fired],
+        "comparisons": [asdict(shown) for shown in ours.shown],
+    }
+
+
+def _imagined(
+    desk: Desk, study: Study, world: str, noise: str, effects: Sequence[str], spreads: Sequence[str], budget: float
+) -> tuple[World, Mapping[str, tuple[float, str]]]:
+    """The world a rehearsal is played in, and the noise of each metric with where it is known from."""
+    from ablate.evidence import job_results
+    from ablate.rehearsal import worlds
+
+    results = job_results(desk, desk.plan())
+    if world == "past" or noise == "past":
+        curves = {name: desk.store.curves(name, [job.key for jobs in results.values() for job in jobs]) for name in study.metrics}
+        results = worlds.read_at(study, results, curves, budget)
+    elif budget < 1:
+        raise UserError(f"--budget {budget:g} is a share of past curves: give it with --world past or --noise past")
+    sd = worlds.known_sd(study, results, dict(worlds.read_spread(study, text) for text in spreads))
+    given = dict(worlds.read_effect(study, text) for text in effects)
+    return worlds.named_world(world, noise, study, results, {name: size for name, (size, _) in sd.items()}, given), sd
 
 
 # ---------------------------------------------------------------- small things

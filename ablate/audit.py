@@ -31,9 +31,10 @@ from ablate.folders import read_json_table
 from ablate.freeze import content_hash, tree_hash
 from ablate.lock import CONFIRMATION, NotYet, make_lock
 from ablate.plan import Plan, make_plan
+from ablate.pooled import looked_in
 from ablate.search import SEARCH_OF, choose, declaration, is_search
 from ablate.stale import turned_below
-from ablate.study import ENDED, LOCKED, JobResult
+from ablate.study import ENDED, LOCKED, JobResult, with_shared
 from ablate.trials import trials_of
 from db.records import DecisionRecord, LockRecord
 
@@ -60,8 +61,9 @@ class Finding:
 def audit(desk: Desk) -> tuple[Finding, ...]:
     """Take every standing decision again, in the order they were taken, and then the lock."""
     standing = sorted(desk.store.decisions().values(), key=lambda record: record.number)
-    known, trees = _today(desk), desk.study.trees
-    found = [replace(examine(desk, record), today=known.get(record.name)) for record in standing if record.name in trees]
+    plan, trees = desk.plan(), desk.study.trees
+    known = _today(desk, plan)
+    found = [replace(examine(desk, plan, record), today=known.get(record.name)) for record in standing if record.name in trees]
     gone = [record for record in standing if record.name not in trees and not _is_note(record)]
     found += [Finding(record.name, "fell", ("the file has no such tree any more",), record, None) for record in gone]
     found += [_examine_search(desk, record) for record in standing if is_search(record)]
@@ -71,7 +73,7 @@ def audit(desk: Desk) -> tuple[Finding, ...]:
     return (*found, _examine_lock(desk, held, found), *_examine_confirmation(desk, held))
 
 
-def examine(desk: Desk, record: DecisionRecord) -> Finding:
+def examine(desk: Desk, plan: Plan, record: DecisionRecord) -> Finding:
     """Take one decision of a tree again from the rows, with the evidence it names."""
     study = desk.study
     tree = study.trees[record.name]
@@ -79,14 +81,16 @@ def examine(desk: Desk, record: DecisionRecord) -> Finding:
     if record.tree_hash and record.tree_hash != tree_hash(study, tree):
         problems.append("its tree reads differently now than when it was taken")
     problems += _superseded_below(desk, record)
+    if why := plan.fallen.get(record.name):
+        return Finding(record.name, "fell", (*problems, f"it is open again: {why}"), record, None)
     if record.status == "overruled":
         return _overruled(desk, record, problems)
-    keys = evidence_keys(record)
+    keys = evidence_keys(desk, record)
     missing = sorted(keys - desk.store.jobs().keys())
     if missing:
         problems.append(f"it rests on {', '.join(missing)}, not in the database (`ablate rebuild` reads the folders again)")
     again = again_from(desk, record, keys)
-    problems += _changed_numbers(desk, record, again)
+    problems += [*_changed_numbers(desk, record, again, keys), *_unlike_before(desk, record)]
     same = _conclusion(again) == _conclusion(record)
     if not same:
         problems.append(f"it says {_said(record)}; from these numbers follows {_said(again)}")
@@ -94,25 +98,24 @@ def examine(desk: Desk, record: DecisionRecord) -> Finding:
     return Finding(record.name, verdict, tuple(problems), record, again)
 
 
-def evidence_keys(record: DecisionRecord) -> set[str]:
+def evidence_keys(desk: Desk, record: DecisionRecord) -> set[str]:
     """Every job a decision rests on: those it compared, and those its noise was looked for in."""
-    pools = [one["pool"]["jobs"] for one in record.comparisons if one.get("pool")]
-    return {*record.jobs, *(key for keys in pools for key in keys)}
+    return {*record.jobs, *looked_in(record, desk.store.all_decisions())}
 
 
 def again_from(desk: Desk, record: DecisionRecord, keys: Collection[str]) -> DecisionRecord:
     """The decision as today's rows of those jobs have it, with the decisions that were taken before it."""
     study, store = desk.study, desk.store
     before = {each.name: each for each in store.all_decisions() if each.number < record.number and each.name != record.name}
-    its_start = make_plan(study, store.attempts(), before).its_start
+    plan = make_plan(study, store.attempts(), before)
     hours = measured_hours(desk)
     sweep = study.sweeps[study.trees[record.name].sweep]
     answer = decide_sweep(
         study,
         sweep,
-        recorded_results(desk, keys),
+        with_shared(study, recorded_results(desk, keys), plan.same),
         before,
-        its_start,
+        plan.its_start,
         now=record.at,
         hours_of=lambda run: hours_of(study, run, hours)[0],
         undeclared=undeclared_looks(desk),
@@ -124,15 +127,17 @@ def again_from(desk: Desk, record: DecisionRecord, keys: Collection[str]) -> Dec
 def recorded_results(desk: Desk, keys: Collection[str]) -> dict[str, list[JobResult]]:
     """Run -> what its jobs among `keys` scored, as the rows of today say, whatever the file asks for now."""
     jobs, attempts = desk.store.jobs(), desk.store.attempts()
-    values = desk.store.final_values(list(keys), {name: metric.last for name, metric in desk.study.metrics.items()})
+    finals = desk.store.finals(list(keys), {name: metric.last for name, metric in desk.study.metrics.items()})
     found: dict[str, list[JobResult]] = {}
     for key, job in jobs.items():
         if key in keys and key in attempts:
             last = attempts[key][-1]
             state = "failed" if last.state == "lost" else last.state
-            scored = values.get(key, {}) if state in ENDED else {}
+            scored = finals.get(key, {}) if state in ENDED else {}
+            values = {name: final.value for name, final in scored.items()}
+            steps = {name: final.step for name, final in scored.items()}
             found.setdefault(job.run, []).append(
-                JobResult(key, job.run, job.seed, state, scored, job.settings, last.facts, last.code_hash)
+                JobResult(key, job.run, job.seed, state, values, job.settings, last.facts, last.code_hash, steps)
             )
     order = {run: place for place, run in enumerate(desk.study.runs)}
     return dict(sorted(found.items(), key=lambda item: order.get(item[0].removesuffix("-start"), len(order))))
@@ -162,7 +167,7 @@ def _examine_search(desk: Desk, record: DecisionRecord) -> Finding:
 # ---------------------------------------------------------------- what changed
 
 
-def _changed_numbers(desk: Desk, record: DecisionRecord, again: DecisionRecord) -> list[str]:
+def _changed_numbers(desk: Desk, record: DecisionRecord, again: DecisionRecord, keys: Collection[str]) -> list[str]:
     """Every number of the evidence that the rows do not give any more; where one of a job is off, what its own file says."""
     made = {(one["a"], one["b"], one["metric"]): one for one in again.comparisons}
     told: list[str] = []
@@ -171,7 +176,7 @@ def _changed_numbers(desk: Desk, record: DecisionRecord, again: DecisionRecord) 
         if new is None:
             continue
         values = [*_values(desk, one, new)]
-        noise = [] if _same(one["noise"]["sd"], new["noise"]["sd"]) else [*_lenders(desk, one)]
+        noise = [] if _same(one["noise"]["sd"], new["noise"]["sd"]) else [*_lenders(desk, one["metric"], keys)]
         told += [*values, *noise, *_summary(one, new, explained=bool(values))]
     for key, code in record.jobs.items():
         if key in again.jobs and again.jobs[key] != code:
@@ -190,6 +195,26 @@ def _values(desk: Desk, old: Mapping[str, Any], new: Mapping[str, Any]) -> Itera
                 yield f"{name}@{seed} {old['metric']}: taken at {_number(before)}, the database says {_number(now)}{beside}"
 
 
+def _unlike_before(desk: Desk, record: DecisionRecord) -> Iterator[str]:
+    """What earlier records of the tree were taken at, where the same job has another result now: it was trained once more."""
+    earlier = [each for each in desk.store.all_decisions() if each.name == record.name and each.number < record.number]
+    results = recorded_results(desk, {key for each in earlier for key in each.jobs})
+    jobs = {job.key: job for of_run in results.values() for job in of_run}
+    for each in earlier:
+        now = {f"{jobs[key].run}@{jobs[key].seed}": jobs[key] for key in each.jobs if key in jobs}
+        sides = [(one, side) for one in each.comparisons for side in ("a", "b")]
+        taken = [
+            (f"{desk.study.aliases.get(one[side], one[side])}@{seed}", one["metric"], value)
+            for one, side in sides
+            for seed, value in one[f"values_{side}"].items()
+        ]
+        for name, metric, before in dict.fromkeys(taken):
+            value = now[name].values.get(metric) if name in now else before
+            if not _same(before, value):
+                said = f"record {each.number} was taken at {_number(before)}, the database says {_number(value)}"
+                yield f"{name} {metric}: {said}: another result of the same job"
+
+
 def _summary(old: Mapping[str, Any], new: Mapping[str, Any], explained: bool) -> Iterator[str]:
     """What the file declares, what is computed, what holds. explained: values by seed have changed, so the computed ones must."""
     what = f"{old['a']} − {old['b']} on {old['metric']}"
@@ -202,19 +227,19 @@ def _summary(old: Mapping[str, Any], new: Mapping[str, Any], explained: bool) ->
         yield f"{what}: noise between seeds was {_number(old['noise']['sd'])}, now {_number(new['noise']['sd'])}"
     if list(old["holds"]) != list(new["holds"]):
         yield f"{what}: held {', '.join(old['holds']) or 'nothing'}, now {', '.join(new['holds']) or new['reason'] or 'nothing'}"
-    changed = [check["check"] for check, now in zip(old["fairness"], new["fairness"], strict=False) if check["ok"] != now["ok"]]
+    equal = {check["check"]: check["ok"] for check in old["fairness"]}
+    changed = [now["check"] for now in new["fairness"] if equal.get(now["check"], now["ok"]) != now["ok"]]
     if changed:
         yield f"{what}: equal or not is another now: {', '.join(changed)}"
 
 
-def _lenders(desk: Desk, one: Mapping[str, Any]) -> Iterator[str]:
+def _lenders(desk: Desk, metric: str, keys: Collection[str]) -> Iterator[str]:
     """Jobs that lend their noise whose value in the database is not the one in their folder."""
-    pool = one.get("pool") or {"jobs": ()}
-    results = recorded_results(desk, pool["jobs"])
+    results = recorded_results(desk, keys)
     for job in (job for of_run in results.values() for job in of_run if job.state == "done"):
-        value = job.values.get(one["metric"])
-        if beside := _in_file(desk, job.run, job.seed, one["metric"], value, job.key):
-            yield f"{job.run}@{job.seed} {one['metric']}: the database says {_number(value)}{beside}"
+        value = job.values.get(metric)
+        if beside := _in_file(desk, job.run, job.seed, metric, value, job.key):
+            yield f"{job.run}@{job.seed} {metric}: the database says {_number(value)}{beside}"
 
 
 def _in_file(desk: Desk, run: str, seed: int, metric: str, stored: float | None, key: str = "") -> str:
@@ -285,7 +310,8 @@ def _examine_lock(desk: Desk, held: LockRecord, found: Sequence[Finding]) -> Fin
         changed = [name for name in fields if written.get(name) != _plain(getattr(held, name))]
         if changed:
             problems.append(f"its row in the database is not what {desk.folders.lock.name} says: {', '.join(changed)}")
-    made = make_lock(desk.study, desk.store.decisions(), trained_runs(desk.plan()), Plan((), {}, {}, ()), held.at)
+    plan = desk.plan()
+    made = make_lock(desk.study, plan.decisions, trained_runs(plan), Plan((), {}, {}, ()), held.at)
     if isinstance(made, NotYet):
         return Finding(LOCK, "fell", (*problems, *made.reasons), held, None)
     problems += [
@@ -302,14 +328,14 @@ def _examine_confirmation(desk: Desk, held: LockRecord) -> Iterator[Finding]:
     record = desk.store.decisions().get(CONFIRMATION)
     if record is None or record.tree_hash != held.hash or desk.study.confirm is None:
         return
-    keys = evidence_keys(record)
+    keys = evidence_keys(desk, record)
     fresh = recorded_results(desk, record.jobs)
     others = recorded_results(desk, keys - record.jobs.keys())
     if not {LOCKED, desk.study.confirm.against} <= fresh.keys():
         yield Finding(CONFIRMATION, "fell", ("jobs it rests on are not in the database",), record, None)
         return
     again = judge(desk.study, held, fresh, others, desk.store.decisions(), record.at)
-    problems = [*_unlike_file(desk, record), *_changed_numbers(desk, record, again)]
+    problems = [*_unlike_file(desk, record), *_changed_numbers(desk, record, again, keys)]
     if again.took != record.took:
         problems.append(f"it says {record.because.partition(':')[0]}; from these numbers follows {again.because}")
     verdict: Verdict = "fell" if again.took != record.took else "moved" if problems else "follows"
@@ -319,10 +345,10 @@ def _examine_confirmation(desk: Desk, held: LockRecord) -> Iterator[Finding]:
 # ---------------------------------------------------------------- small things
 
 
-def _today(desk: Desk) -> dict[str, DecisionRecord]:
+def _today(desk: Desk, plan: Plan) -> dict[str, DecisionRecord]:
     """Tree -> what all that is known now says of it."""
-    plan, hours, standing = desk.plan(), measured_hours(desk), desk.store.decisions()
-    ruled = {name: record for name, record in standing.items() if record.status != "overruled"}
+    hours = measured_hours(desk)
+    ruled = {name: record for name, record in plan.decisions.items() if record.status != "overruled"}
     made: dict[str, DecisionRecord] = {}
     for sweep in desk.study.sweeps.values():
         results = job_results(desk, plan, sweep.name)

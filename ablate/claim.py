@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate import clock, collect
+from ablate.command import said_of
 from ablate.desk import Desk
 from ablate.folders import write_json
 from ablate.plan import PlannedJob
@@ -67,6 +68,6 @@ def attempt_config(desk: Desk, job: PlannedJob, number: int, resume_from: str) -
         "settings": nested(job.settings),
         "references": {name: nested(settings) for name, settings in references(study, job.settings).items()},
         "files": str(desk.folders.cache),
-        "trainer": {"command": study.trainer.command, "stdout": study.trainer.stdout, "metrics_file": study.trainer.metrics_file},
+        "trainer": said_of(study),
         "cwd": str(study.path.parent),
     }

@@ -5,15 +5,18 @@ What a command needs is imported when it runs: `plan` and `status` must not pay 
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -174,11 +177,17 @@ def decide(
     explain: Annotated[
         bool, typer.Option("--explain", help="Take what was decided again from the rows, and show all behind it; record nothing.")
     ] = False,
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="Also turn what was decided where only the noise between seeds is known otherwise since."),
+    ] = False,
     study: StudyFile = HERE,
     profile: Profile = "",
     as_json: Json = False,
 ) -> None:
     """Check the trees against the numbers in the database, and record what follows.
+
+    A decision whose own numbers are as they were stands, as it does while launching; what today would say is told beside it.
 
     Example: [bold]ablate decide sweep1[/bold]
     Example: [bold]ablate decide sweep1 --take F2 --because "F3's rate was set by hand"[/bold]
@@ -196,7 +205,7 @@ def decide(
         return
     if take:
         answers.overrule(desk, names, tree, take, because)
-    answer = answers.decide(desk, names, because)
+    answer = answers.decide(desk, names, because, anew)
     _out(answer, as_json, screens.decide)
     if any(one["open"] for one in answers.sweeps_in(answer)):
         raise typer.Exit(3)
@@ -277,21 +286,14 @@ def status(
     """
     from ablate import answers, screens
 
-    desk = _looking(study, profile)
+    ask = _asked_again(study, profile, answers.status)
     if not follow:
-        _out(answers.status(desk), as_json, screens.status)
+        _out(ask(), as_json, screens.status)
         return
-
-    def again() -> answers.Answer:
-        nonlocal desk
-        if not desk.recorded:  # a first launch may have made the database meanwhile
-            desk = _looking(study, profile)
-        return answers.status(desk)
-
     if not as_json:
-        screens.follow(again)
+        screens.follow(ask)
     while as_json:
-        sys.stdout.write(json.dumps(again(), ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(ask(), ensure_ascii=False, allow_nan=False) + "\n")
         sys.stdout.flush()
         time.sleep(2.0)
 
@@ -330,11 +332,11 @@ def logs(
     """
     from ablate import answers, screens
 
-    desk = _looking(study, profile)
-    answer = answers.logs(desk, _jobs_named(desk, job), lines, rank)
-    _out(answer, as_json, screens.logs)
+    ask = _asked_again(study, profile, lambda desk: answers.logs(desk, _jobs_named(desk, job), lines, rank))
     if follow and not as_json:
-        screens.follow_log(Path(answer["logs"][-1]["path"]))
+        screens.follow_logs(ask)
+    else:
+        _out(ask(), as_json, screens.logs)
 
 
 @app.command()
@@ -596,16 +598,40 @@ def data_manifest(
 
 def main() -> None:
     """Entry point: a person's mistake is one line and exit code 2, never a traceback."""
+    as_json = "--json" in sys.argv
+    sys.stdout, sys.stderr = _usable(sys.stdout, "utf-8" if as_json else None), _usable(sys.stderr)
     gc.disable()  # until all is imported (`_read`): what imports make stays, and looking through it is a tenth of the start
     try:
-        app()
-    except (UserError, StoreError) as error:
-        if "--json" in sys.argv:  # a program that asked for a document gets one, whatever happens
-            sys.stdout.write(json.dumps({"error": str(error)}, ensure_ascii=False) + "\n")
-        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(app(standalone_mode=not as_json))  # else typer draws itself what is wrong with the arguments
+    except (UserError, StoreError, typer.TyperException) as error:
+        told = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        if as_json:  # a program that asked for a document gets one, whatever happens
+            _write(sys.stdout, json.dumps({"error": told}, ensure_ascii=False) + "\n")
+        _write(sys.stderr, f"Error: {told}\n")
         raise SystemExit(2) from None
     finally:
         gc.enable()
+
+
+def _usable(stream: TextIO | None, encoding: str | None = None) -> TextIO:
+    """A stream that takes every text: nowhere if whoever called us closed it; a character that its encoding lacks is a "?"."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding=encoding, errors="replace")
+    return stream or Path(os.devnull).open("w", encoding="utf-8")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """As far as anybody reads it and there is room; the exit code says the rest."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        _drop_the_rest(stream)
+
+
+def _drop_the_rest(stream: TextIO) -> None:
+    """What could not be written: Python would try again when it ends, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _read(path: Path, profile: str) -> Study:
@@ -629,6 +655,19 @@ def _looking(path: Path, profile: str) -> Desk:
     return looking_desk(_read(path, profile))
 
 
+def _asked_again(path: Path, profile: str, answer: Callable[[Desk], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """A question that may be asked again and again: a first launch may make the database meanwhile."""
+    desk = _looking(path, profile)
+
+    def ask() -> dict[str, Any]:
+        nonlocal desk
+        if not desk.recorded:
+            desk = _looking(path, profile)
+        return answer(desk)
+
+    return ask
+
+
 def _block(study: Study, name: str) -> str:
     from ablate.plan import CONFIRMS
 
@@ -648,11 +687,13 @@ def _jobs_named(desk: Desk, name: str) -> tuple[PlannedJob, ...]:
     """The jobs that `F3`, `F3@43` or a key means."""
     run, _, seed = name.partition("@")
     run = desk.study.aliases.get(run, run)
-    jobs = desk.plan().jobs
-    found = tuple(job for job in jobs if (job.run == run and seed in ("", str(job.seed))) or name in (job.key, job.id))
+    plan = desk.plan()
+    jobs, shared = plan.jobs, {job.id for job in plan.of_run(run)}
+    of_run = (job for job in jobs if (job.run == run or job.id in shared) and seed in ("", str(job.seed)))
+    found = (*of_run, *(job for job in jobs if name in (job.key, job.id) or plan.same.get(name) == job.id))
     if found:
         return found
-    seeds = [str(job.seed) for job in jobs if job.run == run]
+    seeds = [str(job.seed) for job in jobs if job.run == run or job.id in shared]
     if seeds:
         raise UserError(f"{run} has no seed {seed!r}; it has {', '.join(seeds)}")
     raise UserError(f"there is no run or job {name!r}.{_hint(name, [*desk.study.runs, *desk.study.aliases], 'Runs')}")
@@ -723,10 +764,17 @@ class _signals:  # noqa: N801 - reads as a with-statement
 
 
 def _out(answer: dict[str, Any], as_json: bool, screen: Callable[[dict[str, Any]], None]) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
-    else:
-        screen(answer)
+    try:
+        if as_json:
+            sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+        else:
+            screen(answer)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # who read it has enough: typer ends us without a word
+            raise
+        _drop_the_rest(sys.stdout)
+        raise UserError(f"the answer could not be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

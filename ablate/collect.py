@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 from ablate import folders as names
+from ablate.failures import in_words, with_log
 from ablate.folders import BrokenFileError, Folders, read_json, read_json_table, studies_under, write_json, write_new_json
-from ablate.gang import STOP_FILE, read_gang
+from ablate.gang import STOP_FILE, fit_to_quote, read_gang
 from ablate.study import IMPORTED, UserError
 from db.records import AttemptRecord, AttemptState, DecisionRecord, DeviationRecord, FrozenRecord, JobRecord, LockRecord, Point
 from db.store import Batch, Store
@@ -137,8 +138,11 @@ class Result:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_result(folder: Path) -> Result | None:
-    """How the attempt ended by its own words; None: it did not get that far."""
+def read_result(folder: Path, of_command: bool = False) -> Result | None:
+    """How the attempt ended by its own words; None: it did not get that far.
+
+    of_command: the trainer is a command line. Then what its runner wrote counts, not what the script may have written itself.
+    """
     path = folder / names.RESULT
     try:
         said = read_json_table(path)
@@ -147,11 +151,13 @@ def read_result(folder: Path) -> Result | None:
     except (BrokenFileError, OSError) as error:
         return Result("broken", str(error))
     outcome, facts = said.get("outcome"), said.get("facts", {})
+    if of_command and not (isinstance(facts, dict) and names.EXIT_CODE in facts):
+        return None
     if outcome not in ("done", "diverged"):
         return Result("broken", f'{path}: outcome {outcome!r}; "done" or "diverged" is expected')
     if not isinstance(facts, dict):
         return Result("broken", f"{path}: facts {str(facts)[:40]!r}; a JSON object is expected")
-    return Result("done" if outcome == "done" else "diverged", str(said.get("reason", "")), facts)
+    return Result("done" if outcome == "done" else "diverged", fit_to_quote(str(said.get("reason", ""))), facts)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -226,17 +232,13 @@ def settle(
         case "launcher gone":
             return Verdict("end", "interrupted", "the launch that ran it ended")
         case "lost":
-            return Verdict("end", "lost", _with_log("its supervisor or its machine was lost", log_tail))
+            return Verdict("end", "lost", with_log("its supervisor or its machine was lost", log_tail))
         case "":
             if started:
-                return Verdict("end", "lost", _with_log("it ended while nobody watched, without a result.json", log_tail))
+                return Verdict("end", "lost", with_log("it ended while nobody watched, without a result.json", log_tail))
             return Verdict("end", "interrupted", "claimed, but never started")
         case _:
-            return Verdict("end", "failed", _with_log(f"{seen}, without a result.json", log_tail))
-
-
-def _with_log(reason: str, log_tail: str) -> str:
-    return f"{reason}; its log ends:\n{log_tail.rstrip()}" if log_tail.strip() else reason
+            return Verdict("end", "failed", in_words(seen, log_tail))
 
 
 # ---------------------------------------------------------------- records as files and rows
@@ -424,7 +426,13 @@ def _batches(folders: Folders, attempt: AttemptRecord) -> Iterator[Batch]:
 
 def rebuild(store: Store, root: Path) -> Collected:
     """`collect` for every study and profile under outputs/."""
-    return sum((collect(store.scoped(each.study, each.profile), each) for each in studies_under(root)), Collected())
+    found = Collected()
+    for each in studies_under(root):
+        found += collect(store.scoped(each.study, each.profile), each)
+        if each.code_record.exists() and not each.frozen.exists():
+            gone = f"{each.frozen}: it is gone, with what the first launch froze; the next one freezes what the file says then"
+            found += Collected(complaints=(gone,))
+    return found
 
 
 def rebuild_file(database: Path, root: Path) -> Collected:

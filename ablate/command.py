@@ -11,34 +11,44 @@ The template is split into words as a shell would, but no shell ever sees it. In
     {resume_from}   the folder of the checkpoint to go on from; the word is left out while there is none
 
 `python -m ablate.command FOLDER` is then the rank: it runs the script and keeps the folder contract in its place. The script
-starts where runs.toml lies. Asked to stop (SIGTERM), it may save into {folder}/checkpoints/STEP.
+starts where runs.toml lies. Asked to stop (SIGTERM), it may save into {folder}/checkpoints/STEP. measured.py reads its numbers.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ablate.failures import EXITED, VERDICT
+from ablate.folders import CONFIG, EXIT_CODE, RESULT, DiskError, write_json
 from ablate.gang import tied
-from ablate.study import UserError
+from ablate.measured import Metrics, Pattern, Tail
+from ablate.study import Study, UserError
 
 _ALL_SETTINGS = "{--key=value}"
 _PLACEHOLDER = re.compile(r"\{([^{}\s]+)\}")
-_STOPPED = 143
-_LOOK_AT_FILE_S = 0.5
+_LINE_END = re.compile(rb"[\r\n]")
+_STOPPED, _NOT_READ = 143, 2
+_LOOK_S = 0.5
+_AT_ONCE = 65536
+
+
+def said_of(study: Study) -> dict[str, Any]:
+    """What config.json says of a command: the template, where its numbers come from, and which of them the study is about."""
+    trainer = study.trainer
+    about = {"command": trainer.command, "stdout": trainer.stdout, "metrics_file": trainer.metrics_file}
+    return about | {"metrics": list(study.metrics)}
 
 
 def render(template: str, job: Mapping[str, Any], folder: Path) -> list[str]:
@@ -69,109 +79,49 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dic
     return leaves, tables
 
 
-class Metrics:
-    """Appends what the script measured to metrics.jsonl, from its output or from a file of its own."""
-
-    def __init__(self, folder: Path, attempt: int) -> None:
-        self._log = (folder / "metrics.jsonl").open("a")
-        self._attempt = attempt
-        self._step = 0
-        self.last: dict[str, tuple[int, float]] = {}
-        """Metric -> step and value of its last measurement."""
-
-    def read_line(self, pattern: re.Pattern[str], line: str) -> None:
-        """A line of output. Without a group `step` every match is the next step; __ in a group's name stands for /."""
-        found = pattern.search(line)
-        if found is None:
-            return
-        texts = {name: text for name, text in found.groupdict().items() if text is not None}
-        if "step" not in pattern.groupindex:
-            self._step += 1
-        self._add(texts.pop("step", None), {name.replace("__", "/"): text for name, text in texts.items()})
-
-    def read_json(self, line: str) -> None:
-        """A line of a JSON-lines file: an object of numbers, `step` among them."""
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            values = None
-        if not isinstance(values, dict):
-            print(f"ablate: not a JSON object, skipped: {line!r}", flush=True)
-            return
-        if "step" not in values:
-            self._step += 1
-        self._add(values.pop("step", None), values)
-
-    def _add(self, step: object, values: Mapping[str, object]) -> None:
-        self._step = int(_number(step) or 0) if step is not None else self._step
-        measured = {name: number for name, value in values.items() if (number := _number(value)) is not None}
-        if not measured:
-            return
-        self.last |= {name: (self._step, number) for name, number in measured.items()}
-        self._log.write(json.dumps({"attempt": self._attempt, "step": self._step, "metrics": measured}) + "\n")
-        self._log.flush()
-
-
-class _Tail:
-    """The complete lines a growing file has gained."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._at = 0
-
-    def lines(self, last: bool = False) -> list[str]:
-        """last: nothing will follow, so that a line without its end counts too."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._at)
-            fresh = file.read()
-        complete = fresh if last else fresh[: fresh.rfind(b"\n") + 1]
-        self._at += len(complete)
-        return [line for line in complete.decode(errors="replace").splitlines() if line.strip()]
-
-
 def run(folder: Path) -> int:
     """Run the script of one attempt, keep its folder as a trainer would, and return the exit code of the rank.
 
-    Ended well means: exit code 0, at least one metric measured, nobody asked it to stop. Ranks but the first only run the script.
+    Ended well means: exit code 0, something measured, the last word on each metric of the study a number, nobody asked it to
+    stop. Only then is there a result.json, whatever the script itself wrote there. Ranks but the first only run the script.
     """
-    job = json.loads((folder / "config.json").read_text())
+    job = json.loads((folder / CONFIG).read_text())
     trainer = job["trainer"]
     began = time.monotonic()
-    script = subprocess.Popen(
-        tied(render(trainer["command"], job, folder)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+    script = subprocess.Popen(tied(render(trainer["command"], job, folder)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     stop = _StopSign(script)
     if os.environ.get("RANK", "0") != "0":
-        _pass_on(script, lambda _: None)
+        _attend(script, lambda _: None, lambda _: None)
         return _exit_code(script, stop)
-    metrics = Metrics(folder, job["attempt"])
+    metrics = Metrics(folder, job["attempt"], trainer["metrics"])
     if trainer["stdout"]:
-        pattern = re.compile(trainer["stdout"])
-        _pass_on(script, lambda line: metrics.read_line(pattern, line))
+        pattern = Pattern(trainer["stdout"])
+        _attend(script, lambda line: metrics.read_line(pattern, line), lambda _: None)
         missing = f"no line of its output matches {trainer['stdout']!r}"
     else:
-        with _following(folder / trainer["metrics_file"], metrics.read_json):
-            _pass_on(script, lambda _: None)
+        tail = Tail(folder / trainer["metrics_file"])
+
+        def look(last: bool) -> None:
+            for line in tail.lines(last):
+                metrics.read_json(line)
+
+        _attend(script, lambda _: None, look)
         missing = f"it wrote no metric to {folder / trainer['metrics_file']}"
     code = _exit_code(script, stop)
-    if code == 0 and not metrics.last:
-        print(f"ablate: the command ended well, but {missing}", flush=True)
-        return 1
-    if code == 0:
+    wrong = "" if metrics.diverged() else metrics.unreadable() or ("" if metrics.last else missing)
+    if not code and not wrong:
         _write_result(folder, metrics, time.monotonic() - began)
-    return code
+        return 0
+    (folder / RESULT).unlink(missing_ok=True)  # the script may have written one itself
+    if not code:
+        _say(f"the command ended well, but {wrong}")
+    return code or _NOT_READ
 
 
 class _StopSign:
     """Hands SIGTERM on to the script and remembers that it came."""
 
-    def __init__(self, script: subprocess.Popen[str]) -> None:
+    def __init__(self, script: subprocess.Popen[bytes]) -> None:
         self.seen = False
         self._script = script
         signal.signal(signal.SIGTERM, self._hand_on)
@@ -181,50 +131,66 @@ class _StopSign:
         self._script.terminate()
 
 
-def _exit_code(script: subprocess.Popen[str], stop: _StopSign) -> int:
+def _exit_code(script: subprocess.Popen[bytes], stop: _StopSign) -> int:
     """As a shell reports it. Who was asked to stop has not ended, even if it left with 0."""
     code = script.wait()
-    return _STOPPED if stop.seen else code if code >= 0 else 128 - code
+    if stop.seen:
+        return _STOPPED
+    if code:
+        _say(f"{EXITED} with code {code}" if code > 0 else f"{EXITED} on {_signal_name(-code)}")
+    return code if code >= 0 else 128 - code
 
 
-def _pass_on(script: subprocess.Popen[str], read: Callable[[str], None]) -> None:
-    """Each line the script writes to our own output and to `read`, until there are no more."""
-    assert script.stdout is not None
-    for line in script.stdout:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-        read(line)
-
-
-@contextmanager
-def _following(path: Path, read: Callable[[str], None]) -> Iterator[None]:
-    """Each complete line that a file gains goes to `read`, soon, and the last one at the end even if it is not complete."""
-    tail = _Tail(path)
-    over = threading.Event()
-
-    def follow() -> None:
-        last = False
-        while not last:
-            last = over.wait(_LOOK_AT_FILE_S)
-            for line in tail.lines(last):
-                read(line)
-
-    thread = threading.Thread(target=follow)
-    thread.start()
+def _signal_name(number: int) -> str:
     try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _say(how_it_ended: str) -> None:
+    """Our last line in the log: it becomes the attempt's reason."""
+    print(f"{VERDICT}{how_it_ended}", flush=True)
+
+
+def _attend(script: subprocess.Popen[bytes], read: Callable[[str], None], look: Callable[[bool], None]) -> None:
+    """Until the script has ended: what it writes goes on to our own output, each line of it to `read`.
+
+    look: is called now and then meanwhile, and with True at the end. What `read` or `look` raise ends us, and so the script.
+    """
+    assert script.stdout is not None
+    output, rest, look_at = script.stdout.fileno(), bytearray(), 0.0
+    is_open = True
+    while is_open or script.poll() is None:
+        if not is_open:
+            time.sleep(_LOOK_S)
+        elif select.select([output], [], [], _LOOK_S)[0]:
+            fresh = os.read(output, _AT_ONCE)
+            is_open = bool(fresh)
+            sys.stdout.buffer.write(fresh)
+            sys.stdout.buffer.flush()
+            rest += fresh
+            *lines, unfinished = _LINE_END.split(fresh)
+            if lines:
+                lines[0] = bytes(rest[: len(rest) - len(fresh) + len(lines[0])])
+                rest = bytearray(unfinished)
+            for line in lines:
+                read(line.decode(errors="replace"))
+        if time.monotonic() >= look_at:
+            look(False)
+            look_at = time.monotonic() + _LOOK_S
+    if rest:
+        sys.stdout.write("\n")
+        read(rest.decode(errors="replace"))
+    look(True)
 
 
 def _write_result(folder: Path, metrics: Metrics, wall_s: float) -> None:
     """A metric whose last value is no number any more means that the training diverged."""
-    lost = [f"{name} was {value} at step {step}" for name, (step, value) in metrics.last.items() if not math.isfinite(value)]
-    result = {"outcome": "diverged" if lost else "done", "reason": "; ".join(lost), "facts": {"wall_s": wall_s}}
-    new = folder / "result.json.new"
-    new.write_text(json.dumps(result))
-    new.replace(folder / "result.json")
+    diverged = metrics.diverged()
+    reason = "; ".join(filter(None, [diverged, metrics.remarks()]))
+    facts = {"wall_s": wall_s, EXIT_CODE: 0}
+    write_json(folder / RESULT, {"outcome": "diverged" if diverged else "done", "reason": reason, "facts": facts})
 
 
 def _words(template: str) -> list[str]:
@@ -258,20 +224,14 @@ def _text(value: object) -> str:
     return json.dumps(value)
 
 
-def _number(value: object) -> float | None:
-    """None for what is none: not measured. "nan" and "inf" are numbers."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
-
-
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m ablate.command FOLDER")
     try:
         sys.exit(run(Path(sys.argv[1])))
+    except DiskError as error:
+        _say(str(error))
+        sys.exit(os.EX_IOERR)
     except UserError as error:
-        sys.exit(str(error))
+        _say(str(error))
+        sys.exit(_NOT_READ)

@@ -6,7 +6,8 @@ questions, and several verdicts may hold at once:
     better, worse    two-sided at `level` (set by Holm within a tree); the interval [low, high] leaves out 0, and the estimate
                      passes the margin
     no worse, same   one-sided at 0.05 each (non-inferiority; two one-sided tests, Schuirmann 1987); the 90 % interval
-                     [tost_low, tost_high] lies above −margin in the metric's good direction, or inside ±margin
+                     [tost_low, tost_high] lies above −margin in the metric's good direction, or inside ±margin. Where looks are
+                     declared they share the 0.05, and the interval is wider: it covers 1 − 2 × tost_level
 
 Noise. Jobs differ by their seed. Its variance is pooled over all runs with at least two learned seeds at one budget. A run whose
 spread stands out is compared with its own (Welch 1947; Satterthwaite's degrees of freedom). Without replicates, the declared
@@ -31,7 +32,7 @@ import numpy as np
 from scipy import special
 
 from ablate.conditions import Outcome, Verdict
-from ablate.fairness import Check, unfair
+from ablate.fairness import Check, hints, seedless, unfair
 from ablate.study import ENDED, JobResult, Metric
 
 NoiseSource = Literal["measured", "declared", "none"]
@@ -189,7 +190,8 @@ def compare(
     refused: why these two may not be compared at all; "" if they may.
     """
     estimate = _estimate(a, b, pool)
-    notes = (*_seed_notes(a, b), *(f"not in the pooled noise: {run}, {why}" for run, why in pool.left_out.items()))
+    left_out = (f"not in the pooled noise: {run}, {why}" for run, why in pool.left_out.items())
+    notes = (*hints(checks), *_seed_notes(a, b), *left_out)
     reason = refused or _strawman(a, b) or unfair(checks) or estimate.reason
     made = _judged(metric, a.run, b.run, estimate, reason, metric.margin, alpha, alpha_tost, tuple(checks), notes)
     return replace(made, pool=pool, diverged=((a.diverged, a.jobs), (b.diverged, b.jobs)))
@@ -272,30 +274,28 @@ def noise_pool(
     evaluation: the validation set's hash, as jobs report it; a run judged on another set is left out. None: any.
     imported: whether the runs compared were imported or trained here; a run of another origin is left out. None: any.
 
-    Left out, and named, are runs that diverged, runs in which a seed did not learn, and runs whose variance stands out: the one
-    that exceeds the others' pooled variance most (one-sided F test, p < 0.01 / number of runs), then the next, until none does.
-    Without any replicate the metric's declared noise is used.
+    Left out, and named, are runs that diverged, runs in which a seed did not learn or seeds made no difference, and runs whose
+    variance stands out: the one that exceeds the others' pooled variance most (one-sided F test, p < 0.01 / number of runs), then
+    the next, until none does. Without any replicate the metric's declared noise is used.
     """
     left_out: dict[str, str] = {}
     own: set[str] = set()
     spread: dict[str, tuple[float, int]] = {}  # run -> variance, degrees of freedom
+    results = once(results)
     for run, jobs in results.items():
         of_run = scores(metric, run, jobs)
-        budgets = _reported("samples", jobs)
         if of_run.outcome:
             left_out[run] = of_run.outcome_text.removeprefix(f"{run} ")
-        elif len(of_run.values) >= 2 and samples is not None and budgets - {samples}:
-            left_out[run] = (
-                f"another budget: {', '.join(f'{budget:,.0f}' for budget in sorted(budgets))} samples, not {samples:,.0f}"
-            )
-        elif len(of_run.values) >= 2 and evaluation is not None and _reported("eval_hash", jobs) - {evaluation}:
-            left_out[run] = "judged on another validation set"
-        elif len(of_run.values) >= 2 and imported is not None and _origins(jobs) - {imported}:
-            left_out[run] = "trained here" if imported else "imported"
-        elif len(of_run.values) >= 2 and of_run.unlearned:
+        elif len(of_run.values) < 2:
+            continue
+        elif why := _unlike(jobs, samples, evaluation, imported):
+            left_out[run] = why
+        elif of_run.unlearned:
             left_out[run] = f"{of_run.unlearned} of {len(of_run.values)} seeds did not learn"
             own.add(run)
-        elif len(of_run.values) >= 2:
+        elif why := seedless(jobs, metric.name):
+            left_out[run] = f"seeds made no difference: {why}"
+        else:
             spread[run] = variance(of_run.values.values()), len(of_run.values) - 1
     tested = len(spread)
     while (found := _stands_out(spread, OUTLIER_LEVEL / max(tested, 1))) is not None:
@@ -311,6 +311,30 @@ def noise_pool(
     if metric.noise is not None:
         return Pool(metric.name, metric.noise, math.inf, "declared", (), left_out, frozenset(own), seen)
     return Pool(metric.name, math.nan, math.nan, "none", (), left_out, frozenset(own), seen)
+
+
+def once(results: Mapping[str, Sequence[JobResult]]) -> dict[str, list[JobResult]]:
+    """Each job under the first run that has it: rows that came out the same share their jobs, and lend their noise once."""
+    seen: set[str] = set()
+    found: dict[str, list[JobResult]] = {}
+    for run, jobs in results.items():
+        new = [job for job in jobs if job.key not in seen]
+        seen.update(job.key for job in new)
+        if new:
+            found[run] = new
+    return found
+
+
+def _unlike(jobs: Sequence[JobResult], samples: float | None, evaluation: str | None, imported: bool | None) -> str:
+    """In what a run with replicates is unlike those that are compared; "" if in nothing."""
+    budgets = _reported("samples", jobs)
+    if samples is not None and budgets - {samples}:
+        return f"another budget: {', '.join(f'{budget:,.0f}' for budget in sorted(budgets))} samples, not {samples:,.0f}"
+    if evaluation is not None and _reported("eval_hash", jobs) - {evaluation}:
+        return "judged on another validation set"
+    if imported is not None and _origins(jobs) - {imported}:
+        return "trained here" if imported else "imported"
+    return ""
 
 
 def _origins(jobs: Sequence[JobResult]) -> set[bool]:
@@ -342,7 +366,7 @@ def seeds_to_see(comparison: Comparison, effect: float) -> int | None:
 def number_text(comparison: Comparison) -> str:
     """`F1 − F3 = +0.167 [0.119, 0.216] nats per token, margin 0.08, n 3/3, sd 0.049 (6 df, measured)`.
 
-    The interval is the one its verdicts rest on: the 90 % interval when only `no worse` or `same` hold.
+    The interval is the one its verdicts rest on: that of `no worse` and `same` when only those hold, with its coverage.
     """
     if math.isnan(comparison.delta):
         return f"{comparison.a} − {comparison.b}: {comparison.reason}"
@@ -352,7 +376,7 @@ def number_text(comparison: Comparison) -> str:
     parts = [
         f"{comparison.a} − {comparison.b} = {comparison.delta:+.3g}"
         + (f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) else "")
-        + (" (90 %)" if equivalence else "")
+        + (f" ({100 * (1 - 2 * comparison.tost_level):.3g} %)" if equivalence else "")
         + (f" {comparison.unit}" if comparison.unit else ""),
         f"margin {comparison.margin:g}",
         f"n {counts}",
@@ -415,6 +439,7 @@ def _pool_json(pool: Pool) -> dict[str, Any]:
         "source": pool.source,
         "runs": list(pool.runs),
         "left_out": dict(pool.left_out),
+        "ended": len(pool.jobs),
         "jobs": list(pool.jobs),
     }
 
@@ -693,12 +718,16 @@ def _seed_notes(*sides: Scores) -> tuple[str, ...]:
     for side in sides:
         missing = side.jobs - len(side.values) - side.diverged
         if side.outcome is None and side.diverged:
-            notes.append(f"{side.diverged} of {side.jobs} seeds of {side.run} diverged: the difference is that of the others")
+            notes.append(f"{diverged_text(side.diverged, side.jobs, side.run)}: the difference is that of the others")
         if side.outcome is None and side.unlearned:
             notes.append(f"{side.unlearned} of {len(side.values)} seeds of {side.run} did not learn")
         if missing:
             notes.append(f"{missing} of {side.jobs} seeds of {side.run} have no {side.metric}")
     return tuple(notes)
+
+
+def diverged_text(diverged: int, jobs: int, run: str) -> str:
+    return f"{diverged} of {jobs} seeds of {run} diverged"
 
 
 def _finite(value: float) -> float | None:

@@ -125,7 +125,7 @@ def _comparison(
         scores(metric, confirm.against, fresh[confirm.against], beside),
         pool,
         LEVEL,
-        checks=ledger(fresh[LOCKED], fresh[confirm.against], declared, study.stateful),
+        checks=ledger(fresh[LOCKED], fresh[confirm.against], declared, study.stateful, confirm.on, mix_steps=study.mix_steps),
     )
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 from ablate import clock, collect, evidence, intervene, jobs, trials
 from ablate.claim import attempt_of, claim
-from ablate.collect import Seen, Verdict
+from ablate.collect import Result, Seen, Verdict
 from ablate.desk import Desk
 from ablate.failures import classify
 from ablate.folders import newest_checkpoint
@@ -44,6 +44,8 @@ GRACE_S = STOP_GRACE_S
 """Time a job gets to write a checkpoint when it is stopped."""
 ONCE_S, ONCE_PLACED_S = 2.0, 30.0
 """A single round waits so long for supervisors that have ended to answer, and for those it started to have their GPUs."""
+LARGE_LOG = 100 * 2**20
+"""Bytes of a log from which on a person is told of it."""
 AGAIN_S = 2.0
 """How long a launch on a cluster waits, before it leaves the jobs alone, for a second Ctrl-C."""
 
@@ -158,8 +160,9 @@ class Crew:
                 f"a job of {study.name} needs {study.gpus_per_run} GPUs on one machine; the largest here has {largest}. Lower "
                 "gpus_per_run in [study], give --gpus N (logical GPUs, for trainers that need none), or join a bigger cluster"
             )
-        total = sum(cluster.node_gpus())
-        self.watch.event(Event("cluster", f"{total} GPUs on {len(cluster.node_gpus())} machine(s), {study.gpus_per_run} per job"))
+        machines = cluster.node_gpus()
+        has = f"{_count(sum(machines), 'GPU')} on {_count(len(machines), 'machine')}"
+        self.watch.event(Event("cluster", f"{has}, {study.gpus_per_run} per job"))
         open_ = [(last.job, last.number) for last in self._open_attempts()]
         alive = set(cluster.reattach(self.name_on_cluster, study.profile, open_))
         self._reconcile(lambda last: (last.job, last.number) in alive)
@@ -179,7 +182,7 @@ class Crew:
     def _reconcile(self, alive: Callable[[AttemptRecord], bool | None]) -> None:
         for last in self._open_attempts():
             folder = self.desk.folders.attempt(last.job, last.number)
-            result, started = collect.read_result(folder), (folder / "rank0.log").exists()
+            result, started = self._result(folder), (folder / "rank0.log").exists()
             seen, codes, tail = _left_behind(folder)
             if not seen and started and not last.cluster:
                 seen = "launcher gone"
@@ -201,11 +204,12 @@ class Crew:
         while True:
             if asked := self.watch.stop_asked():
                 return self._leave(kill=asked == "kill")
+            if self._asked_to_end():
+                return self._leave(kill=False, with_jobs=True)
             started = self._start_what_fits()  # before judging: a free GPU need not wait for statistics
             if self.decide():
                 started += self._start_what_fits()
-            if self._look_around() == "stop":
-                return self._leave(kill=False, with_jobs=True)
+            self._look_around()
             if not self.running and not started and (outcome := self._nothing_left()):
                 return outcome
             for ended in self._wait():
@@ -221,11 +225,16 @@ class Crew:
         end = self.finish()
         return end if end.lock is None or locked_before or not self.wanted() else None
 
-    def _look_around(self) -> Literal["", "stop"]:
-        """What need not follow every event: metrics, the lease, who looks on. Whether a person asked the launch to stop."""
+    def _asked_to_end(self) -> bool:
+        """Whether a person stops everything. Asked before every start, or what starts in that moment would only be stopped."""
+        folders = self.desk.folders
+        return folders.stop_request.exists() and intervene.launch_is_asked_to_stop(folders, self.desk.store.lease())
+
+    def _look_around(self) -> None:
+        """What need not follow every event: metrics, the lease, who looks on."""
         now = time.monotonic()
         if now < self.look_at:
-            return ""
+            return
         self.collect()
         self._give_up_trials()
         self.watch.tick(self.look())
@@ -235,7 +244,6 @@ class Crew:
             if not self.desk.store.renew_lease(self.holder, clock.utc_now()):
                 self._deposed()
         self.look_at = max(now + POLL_S, time.monotonic() + LOOK_REST * (time.monotonic() - now))
-        return "stop" if intervene.launch_is_asked_to_stop(self.desk.folders, self.desk.store.lease()) else ""
 
     def _deposed(self) -> NoReturn:
         """We were out so long (frozen, asleep) that another launch took over: what we run must not run beside what it runs."""
@@ -264,7 +272,7 @@ class Crew:
         self.collect()
         self._give_up_trials()
         self.watch.tick(self.look())
-        self.watch.event(Event("note", f"{len(self.running)} jobs run on in the cluster; call again to go on"))
+        self.watch.event(Event("note", f"{_count(len(self.running), 'job')} left running in the cluster; call again to go on"))
         return Outcome(self.present.plan, None, (), self.options, False, tuple(self.over_budget))
 
     def _wait(self) -> list[jobs.AttemptEnd]:
@@ -324,7 +332,8 @@ class Crew:
         if self.options.address and not kill and not with_jobs and not self._asked_again():
             self.watch.event(Event("note", "detached: the jobs run on in the cluster; `ablate launch` takes them up again"))
             return Outcome(self._plan_now(), None, ("detached",), self.options, True)
-        self.watch.event(Event("note", f"stopping {len(self.running)} jobs: each writes a checkpoint (Ctrl-C again: at once)"))
+        stopping = f"stopping {_count(len(self.running), 'job')}"
+        self.watch.event(Event("note", f"{stopping}: each writes a checkpoint (Ctrl-C again: at once)"))
         self.cluster.stop_all(0.0 if kill else GRACE_S)
         while self.running:
             for end in self._wait():
@@ -359,7 +368,7 @@ class Crew:
             self.present.queue_anew()
         room = sum(int(gpus) // self.desk.study.gpus_per_run for gpus in self.cluster.node_gpus()) - len(self.running)
         started = 0
-        while started < room and (job := self.present.next_startable()) is not None:
+        while started < room and not self._asked_to_end() and (job := self.present.next_startable()) is not None:
             if self._is_wanted(job) and not self._too_expensive(job):
                 started += self._start(job)
         return started
@@ -462,10 +471,13 @@ class Crew:
         if item is None:
             return
         self._collect_rest(end.key, end.number)
-        result = collect.read_result(item.folder)
+        result = self._result(item.folder)
         verdict = collect.settle("running", False, result, started=True, seen=end.cause, log_tail=end.log_tail)
         record = attempt_of(self.desk, end.key, end.number)
         self._end(record, verdict, item.seconds, end.cause, end.exit_codes, end.log_tail)
+
+    def _result(self, folder: Path) -> Result | None:
+        return collect.read_result(folder, of_command=bool(self.desk.study.trainer.command))
 
     def _end(
         self, record: AttemptRecord, verdict: Verdict, seconds: float, seen: Seen, exit_codes: Sequence[int], log_tail: str
@@ -480,7 +492,7 @@ class Crew:
             facts[FAILURE] = classify("lost" if verdict.state == "lost" else seen, exit_codes, log_tail)
         if verdict.state in ("failed", "lost", "interrupted") and not given_up:
             facts[LOST_GPU_S] = round(_lost_s(record, folder, seconds) * record.gpus, 1)
-        if verdict.state == "interrupted" and (who := intervene.held_by(folder)):
+        if verdict.state in ("failed", "lost", "interrupted") and (who := intervene.held_by(folder)):
             facts[HELD] = who
         record = replace(record, facts={**record.facts, **facts})
         self.trials_over |= run_of(record.job).endswith(TRIAL)
@@ -494,6 +506,10 @@ class Crew:
         last_line = verdict.reason.strip().splitlines()[-1:]
         told = {"job": record.job, "attempt": record.number, "state": verdict.state, "reason": verdict.reason, **facts}
         self.watch.event(Event("ended", ": ".join([f"{record.job} {what} after {_duration(seconds)}", *last_line]), told))
+        for log in sorted(folder.glob("rank*.log")):
+            if (size := log.stat().st_size) >= LARGE_LOG:
+                text = f"{record.job}: its log has {size / 2**20:,.0f} MiB, and all of it is kept: {log}"
+                self.watch.event(Event("note", text, {"job": record.job, "attempt": record.number, "bytes": size}))
 
     # ------------------------------------------------------------ look
 
@@ -567,3 +583,7 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from ablate.compare import (
     as_json,
     at_level,
     compare,
+    diverged_text,
     holm_levels,
     noise_pool,
     number_text,
@@ -35,9 +36,10 @@ from ablate.compare import (
     within,
 )
 from ablate.conditions import ITS_START, Answer, AnyOf, Atom, Compared, Condition, Ended, Took, Within, atoms, evaluate, near
-from ablate.fairness import imported, ledger
+from ablate.fairness import LAST_STEP, Check, imported, ledger
 from ablate.freeze import tree_hash
 from ablate.looks import EXPLORATORY, Asked, Standing, level_at, reached
+from ablate.search import tuned
 from ablate.study import ENDED, REFERENCE, JobResult, Learn, Line, Study, Sweep, Tree, UserError, runs_of
 from db.records import DecisionRecord
 
@@ -46,6 +48,8 @@ EQUIVALENCE_LEVEL = 0.05
 LEARN_LEVEL = 0.05
 """Of a learn line's `better` and `worse`: they change nothing, so they spend nothing of the budget."""
 STOP = "stop"
+OF_ALL = ("wrong_adoptions ", "looks ", "spending ", "mix_imported ", "mix_steps ")
+"""What of the frozen file touches every verdict."""
 
 
 @dataclass(frozen=True)
@@ -205,14 +209,56 @@ def superseded(new: DecisionRecord, old: DecisionRecord | None) -> bool:
     return old is None or _substance(new) != _substance(old)
 
 
+def turned_because(new: DecisionRecord, old: DecisionRecord) -> str:
+    """Why a tree says something else than it did: in what `new` rests on something else than `old`; the first that applies."""
+    if new.tree_hash != old.tree_hash:
+        return "its tree reads otherwise"
+    if new.status != old.status:
+        return f"it was {old.status}, and is {new.status}"
+    others = sorted(new.jobs.keys() ^ old.jobs.keys())
+    if others:
+        return f"it rests on other jobs: {', '.join(others[:3])}{f' and {len(others) - 3} more' if len(others) > 3 else ''}"
+    before = {(one["a"], one["b"], one["metric"]): one for one in old.comparisons}
+    both = [(one, before[key]) for one in new.comparisons if (key := (one["a"], one["b"], one["metric"])) in before]
+    for now, then in both:
+        if f"{now['delta']}" != f"{then['delta']}":
+            return f"{now['a']} − {now['b']} on {now['metric']} is {_number(now['delta'])}, was {_number(then['delta'])}"
+    if unlike := sorted(_unfair(new) ^ _unfair(old)):
+        return f"{unlike[0]} {'is not equal' if unlike[0] in _unfair(new) else 'is equal'} now"
+    for now, then in both:
+        if now["noise"] != then["noise"]:
+            return f"noise between seeds is known otherwise: sd {_noise_text(now)}, was {_noise_text(then)}"
+    return "what the file declares is another"
+
+
+def _noise_text(one: Mapping[str, Any]) -> str:
+    noise = one["noise"]
+    df = "known" if noise["df"] is None else f"{noise['df']:.3g} df"
+    return f"{_number(noise['sd'])} ({df})"
+
+
+def _number(value: float | None) -> str:
+    return "nothing" if value is None else f"{value:.3g}"
+
+
 def rests_on_the_same(new: DecisionRecord, old: DecisionRecord) -> bool:
-    """Whether both saw the same tree, jobs and differences; only the noise, measured elsewhere, may be known better."""
+    """Whether both saw the same tree, jobs, differences and ledger; only the noise, measured elsewhere, may be known better."""
 
     def numbers(record: DecisionRecord) -> set[tuple[Any, ...]]:
         return {(c["a"], c["b"], c["metric"], c["n_a"], c["n_b"], f"{c['delta']}") for c in record.comparisons}
 
     same_kind = (new.status, new.tree_hash, dict(new.jobs)) == (old.status, old.tree_hash, dict(old.jobs))
-    return same_kind and numbers(new) == numbers(old)
+    return same_kind and numbers(new) == numbers(old) and _unfair(new) == _unfair(old)
+
+
+def _unfair(record: DecisionRecord) -> set[str]:
+    """ "F1 − F3 on val_loss: last step": what blocks verdicts."""
+    return {
+        f"{one['a']} − {one['b']} on {one['metric']}: {check['check']}"
+        for one in record.comparisons
+        for check in one["fairness"]
+        if check["ok"] is False and check["blocks"] and not check["declared"]
+    }
 
 
 # ---------------------------------------------------------------- facts
@@ -263,8 +309,8 @@ class _Facts:
         at = self.look(*runs)
         look = (f"look {at} of {len(looks)} (up to {looks[at - 1]} seeds per run)",) if len(looks) > 1 else ()
         names = [self.name(run) for run in runs]
-        of_runs = [f"seeds.{run} " for run in names]
-        touching = (f"metrics.{metric}.", "wrong_adoptions ", "mix_imported ", f"sweeps.{self.sweep.name}.", *of_runs)
+        of_runs = [f"{what}.{run}{end}" for run in names for what, end in (("seeds", " "), ("searches", "."), ("searches", " "))]
+        touching = (f"metrics.{metric}.", f"sweeps.{self.sweep.name}.", *OF_ALL, *of_runs)
         deviates = [f"deviates: {edit} (reason: {why})" for edit, why in self.edits.items() if edit.startswith(touching)]
         origin = [text] if (text := self.imported(runs)) else []
         return (*look, *origin, *(f"exploratory: {self.undeclared[run]}" for run in names if run in self.undeclared), *deviates)
@@ -346,13 +392,25 @@ class _Facts:
     def pair(self, a: str, b: str, metric: str, alpha: float) -> Comparison:
         """Two runs, with the jobs that have ended; `alpha` is what all looks together may spend."""
         look = self.look(a, b)
-        declared = self._declared(a) | self._declared(b)
-        checks = ledger(self.jobs_at(a, look), self.jobs_at(b, look), declared, self.study.stateful, self.study.mix_imported)
-        refused = refusal(self.study, self.its_start, a, b)
+        study, declared = self.study, self._declared(a) | self._declared(b)
+        both = self._tuned(a, look), self._tuned(b, look)
+        checks = ledger(*both, declared, study.stateful, metric, study.mix_imported, study.mix_steps)
+        refused = refusal(self.study, self.its_start, a, b) or self._one_config(a, b)
         left, right = self.scores(a, metric, look), self.scores(b, metric, look)
         level, pool = self.nominal(alpha, look), self.pool(metric, a, b)
         made = compare(self.study.metrics[metric], left, right, pool, level, self.equivalence(look), checks, refused)
-        return replace(made, labels=self.labels(metric, a, b))
+        return replace(made, labels=(*self.labels(metric, a, b), *_mixed_steps(study, checks)))
+
+    def _tuned(self, run: str, look: int) -> list[JobResult]:
+        """The jobs of a run that this look sees, with what was spent on its settings until today: a search may go on."""
+        spent = tuned(self.study, self.name(run), self.earlier)
+        jobs = self.jobs_at(run, look)
+        return [job if job.imported else replace(job, facts={**job.facts, **spent}) for job in jobs]
+
+    def _one_config(self, a: str, b: str) -> str:
+        """Why two rows cannot differ: decisions made them the same config, trained once; "" if they can."""
+        keys = [[job.key for job in self.jobs(run)] for run in (a, b)]
+        return f"{a} and {b} came out as the same config, which is trained once" if keys[0] == keys[1] else ""
 
     def equivalence(self, look: int) -> float:
         """Of each one-sided bound of `no worse` and `same`, at a look."""
@@ -376,13 +434,21 @@ def compare_pair(
     metrics: Sequence[str],
     alpha: float = LEARN_LEVEL,
     undeclared: Mapping[str, str] | None = None,
+    edits: Mapping[str, str] | None = None,
 ) -> tuple[Comparison, ...]:
     """Two runs on these metrics, asked by hand: each at `alpha` by itself, with the jobs that have ended.
 
-    results, undeclared: as for `decide_sweep`. Runs of different starts are refused: the comparison says why, and nothing holds.
+    results, undeclared, edits: as for `decide_sweep`. Runs of different starts are refused: the comparison says why, and nothing
+    holds.
     """
-    facts = _Facts(study, Sweep("", "", (), ""), results, {}, its_start, undeclared or {})
+    facts = _Facts(study, Sweep("", "", (), ""), results, {}, its_start, undeclared or {}, edits or {})
     return tuple(facts.pair(a, b, metric, alpha) for metric in metrics)
+
+
+def _mixed_steps(study: Study, checks: Sequence[Check]) -> tuple[str, ...]:
+    """What a reader must know of values that were taken at different steps, where the file says why they may be."""
+    found = [check for check in checks if check.name == LAST_STEP and check.ok is False and study.mix_steps]
+    return tuple(f"last steps differ ({check.a} / {check.b}): {study.mix_steps}" for check in found)
 
 
 def refusal(study: Study, its_start: Mapping[str, str], a: str, b: str) -> str:
@@ -490,7 +556,17 @@ def _told(facts: _Facts, asked: Sequence[Compared | Within], because: str, numbe
     """Why, by which numbers; first of all that it is exploratory, where a look was not declared: no screen cuts that off."""
     exploratory = [facts.undeclared[run] for run in _runs(facts, asked) if run in facts.undeclared]
     told = f"{because}: {numbers}" if because and numbers else because or numbers
+    told = "; ".join(part for part in (told, *_lost(facts, asked)) if part)
     return f"{EXPLORATORY}: {told} ({'; '.join(exploratory)})" if exploratory else told
+
+
+def _lost(facts: _Facts, asked: Sequence[Compared | Within]) -> Iterator[str]:
+    """Seeds that diverged, of every run asked about that did not with most of them: a difference is that of the others."""
+    for run in _runs(facts, asked):
+        jobs = facts.jobs(run)
+        diverged = sum(job.state == "diverged" for job in jobs)
+        if 0 < 2 * diverged <= len(jobs):
+            yield diverged_text(diverged, len(jobs), run)
 
 
 def _origin(facts: _Facts, lines: Sequence[Line | Learn]) -> str:

@@ -71,8 +71,13 @@ def _database(study: Study) -> Path:
 
 def measured_hours(desk: Desk) -> dict[str, list[float]]:
     """Run -> wall hours of its finished jobs, all attempts of a job added up."""
+    return finished_hours(desk.store.attempts())
+
+
+def finished_hours(attempts_of: Mapping[str, tuple[AttemptRecord, ...]]) -> dict[str, list[float]]:
+    """The same from what the caller has read already."""
     hours: dict[str, list[float]] = {}
-    for key, attempts in desk.store.attempts().items():
+    for key, attempts in attempts_of.items():
         if attempts[-1].state == "done" and (of_job := wall_hours(attempts)):
             hours.setdefault(run_of(key), []).append(of_job)
     return hours

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -46,12 +46,13 @@ def open_console() -> Console:
 
 
 def table(*columns: str) -> Table:
-    """A table without lines; a column named ">x" is aligned to the right."""
+    """A table without lines; a column named ">x" is aligned to the right. What a narrow terminal cuts off ends in "…"."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name in columns:
         right = name.startswith(">")
         folds = name in ("because", "facts", "value", "baseline", "why", "change", "holds")
-        table.add_column(name.removeprefix(">"), justify="right" if right else "left", no_wrap=not folds, overflow="fold")
+        overflow: Literal["fold", "ellipsis"] = "fold" if folds else "ellipsis"
+        table.add_column(name.removeprefix(">"), justify="right" if right else "left", no_wrap=not folds, overflow=overflow)
     return table
 
 
@@ -114,6 +115,11 @@ def number(value: float) -> str:
 
 def value(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def percent(coverage: float) -> str:
+    """ "90 %", "98.8 %"."""
+    return f"{100 * coverage:.3g} %"
 
 
 def hours(hours: float) -> str:

@@ -15,8 +15,9 @@ from ablate.freeze import changes, content_hash, frozen_content
 from ablate.lock import CONFIRMATION, NotYet, make_lock, same_lock, standing
 from ablate.looks import Settling, settling, undeclared
 from ablate.plan import COMING, LOOK_OF, Plan, PlannedJob, asked_for, askers, is_made
+from ablate.pooled import brief
 from ablate.present import Present, job_result
-from ablate.study import LOCKED, JobResult, Settings, Sweep, UserError
+from ablate.study import LOCKED, JobResult, Settings, Sweep, UserError, with_shared
 from db.records import DecisionRecord, DeviationRecord, FrozenRecord, LockRecord
 
 
@@ -27,17 +28,18 @@ def job_results(desk: Desk, plan: Plan, sweep: str = "") -> dict[str, list[JobRe
     asked for: to settle `sweep`, where one is named. A sweep does not look twice because another one was settled.
     """
     asked = asked_for(desk.store.decisions(), sweep) if desk.study.looks else frozenset()
-    return results_of(desk, [job for job in plan.jobs if not (job.confirms or job.trial) and (job.look == 1 or job.key in asked)])
+    seen = [job for job in plan.jobs if not (job.confirms or job.trial) and (job.look == 1 or job.key in asked)]
+    return with_shared(desk.study, results_of(desk, seen), plan.same)
 
 
 def results_of(desk: Desk, jobs: Sequence[PlannedJob]) -> dict[str, list[JobResult]]:
     """Run -> what these jobs scored."""
     attempts = desk.store.attempts()
     keys = [job.key for job in jobs if job.key]
-    values = desk.store.final_values(keys, {name: metric.last for name, metric in desk.study.metrics.items()})
+    finals = desk.store.finals(keys, {name: metric.last for name, metric in desk.study.metrics.items()})
     results: dict[str, list[JobResult]] = {}
     for job in jobs:
-        results.setdefault(job.run, []).append(job_result(job, attempts, values))
+        results.setdefault(job.run, []).append(job_result(job, attempts, finals))
     return results
 
 
@@ -88,6 +90,7 @@ class Judge:
         self.present.refresh()
         runs, self.present.news = self.present.news, set()
         ended = {run for run in runs if all(job.state not in COMING for job in self.present.jobs_of(run))}
+        ended |= {other for run in ended for other in self.present.sharing(run)}
         ended |= {row for run in ended for row in self.present.starting_from(run)}
         changed = {record.name for record in self.present.history[self._heard :]}
         self._heard = len(self.present.history)
@@ -101,7 +104,7 @@ class Judge:
             self._study,
             self._study.sweeps[name],
             self.present.results(name),
-            current,
+            self.present.standing,
             self.present.its_start,
             now=now,
             hours_of=lambda run: self.present.hours.of(run)[0],
@@ -141,7 +144,8 @@ def to_settle(desk: Desk, sweep: Sweep) -> Settling:
             f"{study.path.name} declares no looks; more seeds would be an undeclared look, and exploratory. Declare them before "
             "the first launch: [evidence] looks = [3, 5]"
         )
-    plan, decisions = desk.plan(), desk.store.decisions()
+    plan = desk.plan()
+    decisions = plan.decisions
     waiting = [tree.name for tree in sweep.trees if not is_made(decisions.get(tree.name))]
     if waiting:
         raise UserError(f"{sweep.name} is not decided yet ({', '.join(waiting)}); settle it when this look's seeds have ended")
@@ -177,13 +181,13 @@ def settle(desk: Desk, sweep: Sweep, now: str) -> Settling:
 
 def record(desk: Desk, decision: DecisionRecord) -> DecisionRecord:
     """Store a decision, in the database and as a file; returns it with its number."""
-    return collect.record_decision(desk.store, desk.folders, decision)
+    return collect.record_decision(desk.store, desk.folders, brief(decision, desk.store.all_decisions()))
 
 
 def lock(desk: Desk, now: str) -> LockRecord | NotYet:
     """The lock as it follows from today's decisions; recorded when it is new."""
     plan = desk.plan()
-    made = make_lock(desk.study, desk.store.decisions(), trained_runs(plan), plan, now)
+    made = make_lock(desk.study, plan.decisions, trained_runs(plan), plan, now)
     if isinstance(made, NotYet):
         return made
     old = desk.store.lock()

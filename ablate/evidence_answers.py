@@ -41,7 +41,6 @@ FORMULAS = {
 }
 """Method -> formula of the interval, and where it comes from."""
 ALWAYS = {
-    "no worse, same": "each bound one-sided at 0.05: the 90 % interval above −margin, or inside ±margin (Schuirmann 1987)",
     "level": "wrong_adoptions / number of trees, Holm's procedure over the pairs a tree asks better or worse about (Holm 1979)",
     "pool": "a run whose variance exceeds the others' (F test, p < 0.01 / runs) is left out and compared with its own",
     "visible": "difference shown with probability 0.8: noncentral t (Cohen 1988, section 2.5)",
@@ -95,8 +94,8 @@ def draw(answer: Answer, path: Path) -> None:
 def explained(desk: Desk, sweeps: Sequence[str]) -> Answer:
     """The decisions of these sweeps (none named: all) taken again from the rows, with all behind each; nothing is recorded."""
     trees = [name for name, tree in desk.study.trees.items() if not sweeps or tree.sweep in sweeps]
-    standing = desk.store.decisions()
-    found, plan = [examine(desk, standing[name]) for name in trees if name in standing], desk.plan()
+    plan, taken = desk.plan(), desk.store.decisions()
+    found = [examine(desk, plan, taken[name]) for name in trees if name in taken]
     shown = [_finding(one) | {"comparisons": _behind(desk, plan, one)} for one in found]
     used = [comparison for one in shown for comparison in one["comparisons"]]
     return plain(
@@ -104,7 +103,7 @@ def explained(desk: Desk, sweeps: Sequence[str]) -> Answer:
             "study": desk.study.name,
             "profile": desk.study.profile,
             "decisions": shown,
-            "open": [f"{name} is open: `ablate decide {desk.study.trees[name].sweep}`" for name in trees if name not in standing],
+            "open": [f"{name} is open: `ablate decide {desk.study.trees[name].sweep}`" for name in trees if name not in taken],
             "formulas": formulas(used),
             "deviations": _deviations(desk),
             "next": command(desk, "audit"),
@@ -217,7 +216,17 @@ def formulas(comparisons: Collection[Mapping[str, Any]]) -> list[Answer]:
     """The formulas behind these comparisons, each with its source."""
     methods = dict.fromkeys(str(one["method"]) for one in comparisons)
     own = [{"name": method, "formula": FORMULAS[method][0], "source": FORMULAS[method][1]} for method in methods]
-    return [*own, *({"name": name, "formula": text, "source": ""} for name, text in ALWAYS.items())] if own else []
+    always = {"no worse, same": _equivalence(comparisons), **ALWAYS}
+    return [*own, *({"name": name, "formula": text, "source": ""} for name, text in always.items())] if own else []
+
+
+def _equivalence(comparisons: Collection[Mapping[str, Any]]) -> str:
+    """How `no worse` and `same` are judged, at the levels that were used: others than 0.05 where looks share it."""
+    levels = sorted({float(one["tost_level"]) for one in comparisons})
+    sides = " or ".join(f"{level:.3g}" for level in levels)
+    covers = " or ".join(f"{100 * (1 - 2 * level):.3g} %" for level in levels)
+    shared = "; the declared looks share 0.05 (Lan & DeMets 1983)" if levels != [0.05] else ""
+    return f"each bound one-sided at {sides}: the {covers} interval above −margin, or inside ±margin (Schuirmann 1987){shared}"
 
 
 def _samples(found: SampleEvidence | None) -> Answer | None:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ablate import drawing, screens
 from ablate.answers import Answer
+from ablate.drawing import percent
 
 FOREST = 49
 """Columns of a forest plot; odd, so that it has a middle."""
@@ -102,21 +103,14 @@ def _forest_row(one: Answer, reach: float) -> str:
 def _estimate(one: Answer) -> str:
     if one["delta"] is None:
         return str(one["reason"])
-    low, high = screens.interval(one)
-    inside = f" [{low:+.3g}, {high:+.3g}]" if low is not None and high is not None else ""
+    inside = f" {text}" if (text := screens.interval_text(one)) else ""
     return f"{one['delta']:+.3g}{inside} ±{one['margin']:g}"
 
 
 def _beside(one: Answer) -> Iterator[str]:
     """What a reader should see with the verdict, a line each."""
-    budget = one["budget"]
-    yield (
-        f"n {one['n_a']}/{one['n_b']} seeds · {_noise(one)} · level {one['level']:.3g} · "
-        f"budget {_both(budget['a'], budget['b']) or 'not reported'}{' samples' if budget['a'] else ''}"
-    )
-    for run, counts in zip((one["a"], one["b"]), one["diverged"], strict=False):
-        if counts[0]:
-            yield f"{run}: {counts[0]} of {counts[1]} seeds diverged"
+    yield f"n {one['n_a']}/{one['n_b']} seeds · {_noise(one)} · level {one['level']:.3g} · {_budget(one)}"
+    yield from _diverged(one)
     unequal = [check for check in one["fairness"] if check["ok"] is False]
     equal = sum(check["ok"] is True for check in one["fairness"])
     if one["fairness"]:
@@ -128,6 +122,20 @@ def _beside(one: Answer) -> Iterator[str]:
     for text in one.get("decisions", ()):
         yield f"also judged by decision {text}"
     yield from one["notes"]
+
+
+def _budget(one: Answer) -> str:
+    """ "budget 9,600 samples"; where no trainer says how many, "last step 300"."""
+    budget = one["budget"]
+    if budget["a"]:
+        return f"budget {_both(budget['a'], budget['b'])} samples"
+    steps = next((_both(check["a"], check["b"]) for check in one["fairness"] if check["check"] == "last step"), "")
+    return f"last step {steps}" if steps else "budget not reported"
+
+
+def _diverged(one: Answer) -> Iterator[str]:
+    counted = zip((one["a"], one["b"]), one["diverged"], strict=False)
+    return (f"{diverged} of {jobs} seeds of {run} diverged" for run, (diverged, jobs) in counted if diverged)
 
 
 def _by_sample(of: Answer) -> str:
@@ -181,8 +189,9 @@ def grounds(one: Answer) -> RenderableType:
 def _derivation(one: Answer) -> Iterator[str]:
     if one["delta"] is not None:
         low, high = one["low"], one["high"]
-        wide = f", {100 * (1 - one['level']):.4g} % interval [{low:+.4g}, {high:+.4g}]" if low is not None else ""
-        narrow = f", 90 % interval [{one['tost_low']:+.4g}, {one['tost_high']:+.4g}]" if one["tost_low"] is not None else ""
+        wide = f", {percent(1 - one['level'])} interval [{low:+.4g}, {high:+.4g}]" if low is not None else ""
+        low, high = one["tost_low"], one["tost_high"]
+        narrow = f", {percent(1 - 2 * one['tost_level'])} interval [{low:+.4g}, {high:+.4g}]" if low is not None else ""
         yield f"Δ        {one['delta']:+.6g} {one['unit']}{wide}{narrow}"
     p = f" · p {one['p']:.3g}" if one["p"] is not None else ""
     yield f"method   {one['method']} · {_noise(one)} · level {one['level']:.4g}{p} · margin {one['margin']:g}"
@@ -190,11 +199,13 @@ def _derivation(one: Answer) -> Iterator[str]:
         yield f"seeds    correlation over common seeds {one['correlation']:.2f}; {'paired' if one['paired'] else 'not paired'}"
     pool = one.get("pool")
     if pool:
-        yield f"pool     {', '.join(pool['runs']) or 'no run has two seeds'} ({len(pool['jobs'])} jobs had ended)"
+        ended = pool["ended"] if "ended" in pool else len(pool["jobs"])  # of older records
+        yield f"pool     {', '.join(pool['runs']) or 'no run has two seeds'} ({ended} jobs had ended)"
         for run, why in pool["left_out"].items():
             yield f"         without {run}: {why}"
     for label in one["labels"]:
         yield f"label    {label}"
+    yield from (f"seeds    {text}" for text in _diverged(one))
     if one["visible"] is not None:
         yield f"visible  {one['visible']:.3g} with probability 0.8"
     yield f"holds    {', '.join(one['holds']) or one['reason'] or 'not shown'}"
@@ -274,7 +285,7 @@ def _decided(one: Answer) -> Iterator[str]:
 def _today(one: Answer) -> Iterator[str]:
     today = one.get("today")
     if today and today["status"] == "decided" and one["status"] == "decided" and today["took"] != one["took"]:
-        yield f"with all that is known today it would take {today['took']} ({today['line']}); `ablate decide` judges anew"
+        yield f"with all that is known today it would take {today['took']} ({today['line']}); `ablate decide --anew` turns it"
 
 
 def _deviated(console: Console, answer: Answer) -> None:

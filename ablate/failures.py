@@ -10,6 +10,11 @@ from typing import Literal, get_args
 FailureClass = Literal["out of memory", "disk error", "data error", "node lost", "timeout", "killed", "code error", "crash"]
 """crash: none of the others could be recognised."""
 
+VERDICT = "ablate: "
+"""Begins what the runner of a command (command.py) says in its log; the last line, how the attempt ended."""
+EXITED = "the command exited"
+"""Begins such a last line where the command itself failed, so that its own last words say more."""
+
 Policy = Literal["resume", "retry once", "never"]
 """resume: again from the last checkpoint, wherever there is room, up to max_attempts. never: a next try would end the same."""
 
@@ -109,6 +114,19 @@ def classify(seen: str, exit_codes: Sequence[int], log_tail: str) -> FailureClas
     return "code error" if _NOT_STARTED & set(exit_codes) else "crash"
 
 
+def in_words(seen: str, log_tail: str) -> str:
+    """Why an attempt that ended without a result failed: as the runner of a command says it, where it was left to say it."""
+    lines = log_tail.rstrip().split("\n")
+    if not lines[-1].startswith(VERDICT):
+        return with_log(f"{seen}, without a result.json", log_tail)
+    says, own = lines[-1].removeprefix(VERDICT), "\n".join(line for line in lines if not line.startswith(VERDICT))
+    return with_log(says, own) if says.startswith(EXITED) else says
+
+
+def with_log(reason: str, log_tail: str) -> str:
+    return f"{reason}; its log ends:\n{log_tail.rstrip()}" if log_tail.strip() else reason
+
+
 def tries_left(failures: Sequence[FailureClass], max_attempts: int) -> int:
     """How often a job may still be tried. failures: of the attempts that failed so far, oldest first."""
     if not failures:
@@ -137,4 +155,5 @@ def _raised(log_tail: str) -> str:
 def _last_words(log_tail: str, raised: str) -> str:
     """What is searched for signs: from the exception on, or the last three lines. A log may speak of timeouts all day."""
     at = log_tail.rfind(raised) if raised else -1
-    return log_tail[at:] if at >= 0 else "\n".join(log_tail.splitlines()[-3:])
+    words = [line for line in log_tail.splitlines() if not line.startswith(VERDICT)]
+    return log_tail[at:] if at >= 0 else "\n".join(words[-3:])

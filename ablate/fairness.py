@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from ablate.search import TUNED
-from ablate.study import ENDED, IMPORTED, JobResult
+from ablate.study import BUDGET, ENDED, JobResult
 
 
 @dataclass(frozen=True)
@@ -41,36 +41,59 @@ def imported(jobs: Collection[JobResult], mix_imported: str = "") -> str:
     if not brought:
         return ""
     text = LEDGER_OF_SOURCE if all(job.has_ledger for job in brought) else NO_LEDGER
-    ends = sorted({step for job in brought if job.state == "done" and not job.has_ledger and (step := _last_step(job))}, key=int)
-    if len(ends) > 1:
-        text += f", and their last steps differ ({', '.join(ends)})"
     mixed = len(brought) < len(jobs)
     return f"{text}; beside results trained here ({mix_imported or 'not declared'})" if mixed else text
 
 
+SEEDS = "seeds"
+"""Name of the check that seeds made a difference."""
+ALIKE, ONE_SEED = "all ", "one seed"
+LAST_STEP = "last step"
+"""Name of the check that both values, and those of all seeds, were taken at one step."""
+HINTS = {
+    LAST_STEP: "last step: a run ended early or stopped logging this metric; where that is meant, say why: "
+    '[evidence] mix_steps = "…"',
+    SEEDS: "seeds: jobs that differ in nothing but their seed gave one value; where that is meant, declare one seed",
+}
+"""By the name of a check."""
+BATCH = ("batch", "batch_size", "batch_samples")
+"""Last words of settings that say how many samples a step is of."""
+
+
 def ledger(
-    a: Sequence[JobResult], b: Sequence[JobResult], declared: Collection[str], stateful: Collection[str], mix_imported: str = ""
+    a: Sequence[JobResult],
+    b: Sequence[JobResult],
+    declared: Collection[str],
+    stateful: Collection[str],
+    metric: str = "",
+    mix_imported: str = "",
+    mix_steps: str = "",
 ) -> tuple[Check, ...]:
     """The ledger: what must be equal between two runs, whether it is, and whether a difference was declared.
 
     declared: names of the settings in which the two rows differ from their common start.
     stateful: names of the settings that can change a result; others may differ freely.
-
+    metric:   the one they are compared on; "": none, and nothing is said of its values.
     mix_imported: why imported results may be compared with those trained here; "" if they may not.
+    mix_steps:    why values taken at different steps may be; "" if they may not.
 
     What a trainer does not report is "not reported" and blocks nothing; an imported run without a ledger reports nothing, and
-    that its origin is another blocks. A manifest also differs when the budget does (it is
-    the list of samples a run sees), so a declared budget declares it too.
+    that its origin is another blocks. A manifest also differs when the budget does (it is the list of samples a run sees), so a
+    declared budget declares it too, and the last step with it; so does another size of the batch for the last step.
     """
     data = any(name.startswith("data.") for name in declared)
-    budget = any(name.rsplit(".", 1)[-1] in ("samples", "flops", "steps", "epochs") for name in declared)
+    budget = _last_words(declared, BUDGET)
     model = any(name.startswith("model.") for name in declared)
     evaluation = any(name.startswith("eval.") for name in declared)
+    origins = {job.imported for job in (*a, *b)}
+    steps = budget or _last_words(declared, BATCH) or bool(mix_steps) or (len(origins) > 1 and bool(mix_imported))
     return (
         *_origin(a, b, bool(mix_imported)),
         _settings_check(a, b, declared, stateful),
         _by_seed("manifest", "manifest_hash", a, b, declared=data or budget),
         _overall("samples", lambda job: _number(job.facts.get("samples")), a, b, declared=budget),
+        _overall(LAST_STEP, lambda job: _step(job, metric), a, b, declared=steps),
+        *_seeds(a, b, metric),
         _compute(a, b, declared=budget or model),
         _overall("evaluation", lambda job: str(job.facts.get("eval_hash", "")), a, b, declared=evaluation),
         _overall("trainer's code", lambda job: job.code_hash, a, b),
@@ -84,23 +107,63 @@ def ledger(
 
 def unfair(checks: Sequence[Check]) -> str:
     """Why these checks block every verdict; "" if they do not."""
-    found = [f"{check.name} differs: {check.a} / {check.b}" for check in checks if check.unfair]
+    found = [_difference(check) for check in checks if check.unfair]
     return f"not fair: {'; '.join(found)}" if found else ""
 
 
+def hints(checks: Sequence[Check]) -> tuple[str, ...]:
+    """What may be behind a difference that blocks, and what to do."""
+    return tuple(HINTS[check.name] for check in checks if check.unfair and check.name in HINTS)
+
+
+def _difference(check: Check) -> str:
+    if check.name == SEEDS:
+        return f"the trainer does not use its seed: {' / '.join(text for text in (check.a, check.b) if text.startswith(ALIKE))}"
+    return f"{check.name} differs: {check.a} / {check.b}"
+
+
 def _origin(a: Sequence[JobResult], b: Sequence[JobResult], declared: bool) -> tuple[Check, ...]:
-    """Where results are from, and how far they went: asked where any was imported."""
+    """Where results are from: asked where any was imported."""
     if not any(job.imported for job in (*a, *b)):
         return ()
-    origin = _overall("origin", lambda job: "imported" if job.imported else "trained here", a, b, declared)
-    return origin, _overall("last step", _last_step, a, b, blocks=False)
+    return (_overall("origin", lambda job: "imported" if job.imported else "trained here", a, b, declared),)
 
 
-def _last_step(job: JobResult) -> str:
-    """Only what was imported says; budgets of others are compared by their samples."""
-    stamp = job.facts.get(IMPORTED)
-    step = stamp.get("last_step") if isinstance(stamp, Mapping) else None
-    return str(step) if isinstance(step, int) else ""
+def _last_words(settings: Collection[str], words: Collection[str]) -> bool:
+    return any(name.rsplit(".", 1)[-1] in words for name in settings)
+
+
+def _step(job: JobResult, metric: str) -> str:
+    """At which step its value was taken. A past result of which no steps are known was given step 0."""
+    step = job.steps.get(metric)
+    return "" if step is None or (job.imported and step == 0) else f"{step:,}"
+
+
+def _seeds(a: Sequence[JobResult], b: Sequence[JobResult], metric: str) -> tuple[Check, ...]:
+    """Whether seeds made a difference to each run: asked where one has two or more."""
+    left, right = (_of_seeds(jobs, metric) for jobs in (a, b))
+    if left == right == ONE_SEED:
+        return ()
+    return (Check(SEEDS, not any(text.startswith(ALIKE) for text in (left, right)), left, right),)
+
+
+def seedless(jobs: Sequence[JobResult], metric: str) -> str:
+    """ "all 3 gave 0.5" of a run that is the same whatever its seed; "" of any other."""
+    text = _of_seeds(jobs, metric)
+    return text if text.startswith(ALIKE) else ""
+
+
+def _of_seeds(jobs: Sequence[JobResult], metric: str) -> str:
+    """ "all 3 gave 0.5", "they differ", "one seed".
+
+    A coarse metric may give one value by chance; then another metric, the samples or the initial weights tell seeds apart.
+    """
+    done = [job for job in jobs if job.state == "done" and metric in job.values]
+    if len(done) < 2:
+        return ONE_SEED
+    told = [{**job.values, **{fact: job.facts.get(fact) for fact in OF_SEED}} for job in done]
+    alike = all(of_job == told[0] for of_job in told)
+    return f"{ALIKE}{len(done)} gave {done[0].values[metric]:.6g}" if alike else "they differ"
 
 
 def _settings_check(
@@ -145,6 +208,8 @@ def _tuning(a: Sequence[JobResult], b: Sequence[JobResult]) -> tuple[Check, ...]
     return (Check("tuning", left == right, said(left), said(right), blocks=False),)
 
 
+OF_SEED = ("manifest_hash", "initial_weights_hash")
+"""Facts in which the jobs of a run differ because their seeds do."""
 COMPUTE = 0.02
 """Share by which two budgets of compute may differ and still count as equal: a run can only stop between two steps."""
 

@@ -41,6 +41,9 @@ JOB = "job.json"
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What may be a job's key: a run's name, its seed and a hash."""
 
+EXIT_CODE = "exit_code"
+"""A fact in the result.json of a command: its runner writes it, and a result.json without it is the script's own, for itself."""
+
 CHECKPOINT = re.compile(r"\d{8,}")
 """A complete checkpoint: its step, eight digits or more."""
 
@@ -167,6 +170,10 @@ class Folders:
         """Jobs that have a folder, by name."""
         return tuple(sorted(path.parent.name for path in self.base.glob(f"*/{JOB}")))
 
+    def names(self) -> frozenset[str]:
+        """Of the jobs' folders, and of what lies beside them. One look, where `job_keys` looks into every folder."""
+        return frozenset(path.name for path in _entries(self.base))
+
     def attempt_numbers(self, key: str) -> tuple[int, ...]:
         """Attempts that have a folder, ascending."""
         return tuple(sorted(int(path.name) for path in _entries(self.job(key)) if path.name.isdecimal() and path.is_dir()))
@@ -187,6 +194,13 @@ def studies_under(root: Path) -> tuple[Folders, ...]:
     """Every study and profile that has a folder under outputs/."""
     named = (path for path in sorted(root.glob("*/*/")) if all(NAME.fullmatch(part) for part in path.parts[-2:]))
     return tuple(Folders(root, path.parent.name, path.name) for path in named)
+
+
+def is_kept_for_us(name: str) -> bool:
+    """Whether that name, in an attempt's folder, means something already: a trainer may not use it for something else."""
+    first = next(iter(Path(name).parts), ".")
+    ours = (ATTEMPT, CONFIG, METRICS, FACTS, RESULT, GANG, "stop.json", CHECKPOINTS, "eval", ".")
+    return first in ours or re.fullmatch(r"rank\d+\.log", first) is not None
 
 
 def log_of(attempt_folder: Path, rank: int = 0) -> Path:

@@ -21,7 +21,7 @@ def forest(comparisons: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Comparisons as documents (compare.as_json), top down, on one axis.
 
     One metric: the axis is in its unit. Several: in margins, so that metrics of different units can stand in one figure; better
-    is then always to the left. Thick: the 90 % interval of `no worse` and `same`; thin: the one of `better` and `worse`.
+    is then always to the left. Thick: the interval of `no worse` and `same`; thin: that of `better` and `worse`.
     """
     figure = Figure(figsize=(7.2, FRAME + ROW * max(len(comparisons), 1)), layout="constrained")
     axes = figure.add_subplot()

@@ -19,7 +19,8 @@ def frozen_content(study: Study) -> dict[str, Any]:
     searches = {run.name: search_content(run.search) for run in study.searching if run.search}
     searching = {"searches": searches} if searches else {}
     looks = {"looks": list(study.looks), "spending": study.spending} if study.looks else {}
-    mixed = {"mix_imported": study.mix_imported} if study.mix_imported else {}
+    reasons = {"mix_imported": study.mix_imported, "mix_steps": study.mix_steps}
+    mixed = {name: reason for name, reason in reasons.items() if reason}
     return {
         **confirm,
         **looks,

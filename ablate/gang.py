@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -39,6 +40,10 @@ FAILURE_GRACE_S = 0.5
 _LOOK_S, _LOOK_WHEN_ENDING_S, _LOOK_FOR_FILE_S = 0.05, 0.01, 0.5
 _LEASH = str(Path(__file__).with_name("leash.py"))
 _TAIL_LINES, _TAIL_BYTES = 20, 8192
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?")
+"""What a terminal takes as an order: colours, moves of the cursor, titles, links."""
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and line feed, and those that turn the direction of writing."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Keeper:
 
 
 def run_gang(gang: Gang, stop: Stop, started: Callable[[], None] = lambda: None) -> GangEnd:
-    """Start the ranks and wait until none is left, nor any process they started.
+    """Start the ranks and wait until none is left, nor any process they started. A gang that was stopped before starts none.
 
     started: called once the ranks run and gang.json says which they are. Before that, GPUs that are not free are waited for.
     A rank that fails takes the others with it within a second. Ranks that cannot be started are a failed gang: see `log_tail`.
@@ -128,7 +133,7 @@ def run_gang(gang: Gang, stop: Stop, started: Callable[[], None] = lambda: None)
     }
     ranks: list[subprocess.Popen[bytes]] = []
     try:
-        end = _wait_for_gpus(gang, stop, about)
+        end = _until_it_may_start(gang, stop, about)
         if end is None:
             for rank, environment in enumerate(_environments(gang)):
                 ranks.append(_start_rank(gang, rank, environment))
@@ -173,14 +178,19 @@ def end_left_behind(folder: Path) -> None:
 
 
 def log_tail(folder: Path, rank: int = 0, lines: int = _TAIL_LINES) -> str:
-    """The last lines a rank wrote; "" if it wrote none."""
+    """The last lines a rank wrote, fit to be quoted; "" if it wrote none."""
     try:
         with (folder / f"rank{rank}.log").open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
             text = log.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    return fit_to_quote("\n".join(text.splitlines()[-lines:]))
+
+
+def fit_to_quote(text: str) -> str:
+    """`text` of others without what a terminal would act on instead of showing it."""
+    return _UNSEEN.sub("", _ESCAPES.sub("", text))
 
 
 def tied(command: Sequence[str]) -> list[str]:
@@ -188,13 +198,14 @@ def tied(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", _LEASH, "tie", str(os.getpid()), *command]
 
 
-def _wait_for_gpus(gang: Gang, stop: Stop, about: dict[str, Any]) -> GangEnd | None:
+def _until_it_may_start(gang: Gang, stop: Stop, about: dict[str, Any]) -> GangEnd | None:
     """Wait until nobody holds memory of the gang's GPUs, while gang.json says who does. None: the ranks may start."""
     began = time.monotonic()
-    while held := gpus.held(gang.gpus) if _exist(gang.gpus) else ():
+    while not stop.asked and _asked_in_folder(gang.folder) is None:
+        held = gpus.held(gang.gpus) if _exist(gang.gpus) else ()
+        if not held:
+            return None
         waited_s = time.monotonic() - began
-        if stop.asked or _asked_in_folder(gang.folder) is not None:
-            return GangEnd("stopped", (), "")
         if waited_s >= GPU_WAIT_S:
             return GangEnd("gpu busy", (), "\n".join(held))
         if about.get("gpus_held") != held:
@@ -202,7 +213,7 @@ def _wait_for_gpus(gang: Gang, stop: Stop, about: dict[str, Any]) -> GangEnd | N
             _write(gang.folder / "gang.json", about)
         about["gpus_waited_s"] = round(waited_s, 1)
         time.sleep(_LOOK_FOR_FILE_S)
-    return None
+    return GangEnd("stopped", (), "")
 
 
 def _environments(gang: Gang) -> list[dict[str, str]]:

@@ -55,6 +55,8 @@ def make_lock(
         else:
             sources[key] = CONFLICT
             conflicts.append(f"{key}: {', '.join(f'{name} says {value!r}' for name, value in wanted.items())}; overrule one")
+    if not conflicts and study.conflict and (said := study.conflict(settings, {})):
+        conflicts.append(f"{said}; overrule one of the decisions")
     made = LockRecord(
         settings=settings,
         sources=sources,

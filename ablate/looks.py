@@ -10,7 +10,8 @@ Each look is judged at the level that it spends; together they spend what one lo
 The levels add up to α, so the error is kept whatever the looks have in common (Boole). The usual bounds, from the joint normal
 distribution of the looks, are a little wider (0.0476 instead of 0.0424 at the second of [3, 5]), but with Student's t on so few
 seeds they let 5.3 % through instead of 5 % (simulated: two runs, their own noise). Within a tree, Holm steps down at each
-look with these levels (Maurer & Bretz 2013). `no worse` and `same` spend their 0.05 a side the same way.
+look with these levels (Maurer & Bretz 2013). `no worse` and `same` spend their 0.05 a side the same way: of [3, 5] their interval
+covers 97.7 % at the first look and 92.3 % at the second, not 90 %.
 
 Two runs are at the look that both have reached, and are compared by the seeds of that look; so a pair is judged once at each
 look, whatever seeds one of its runs was given for another pair's sake.

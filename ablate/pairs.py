@@ -13,11 +13,11 @@ from ablate.compare import Comparison
 from ablate.conditions import ITS_START, near, quoted
 from ablate.decide import LEARN_LEVEL, compare_pair, refusal
 from ablate.desk import Desk
-from ablate.evidence import job_results, undeclared_looks
+from ablate.evidence import edits_since_frozen, job_results, undeclared_looks
 from ablate.plan import Plan
 from ablate.samples import SampleEvidence, SampleLosses, last_losses, paired
 from ablate.search import is_search
-from ablate.study import ENDED, UserError
+from ablate.study import ENDED, UserError, run_of
 
 BY_HAND = "exploratory: asked by hand, outside the error budget; it decides nothing"
 
@@ -46,7 +46,7 @@ def compare_two(desk: Desk, a: str, b: str, metrics: Sequence[str] = (), level: 
     UserError for a run or metric that the study does not have, and for two runs that do not share a start.
     """
     plan = desk.plan()
-    known = {job.run for job in plan.jobs}
+    known = {job.run for job in plan.jobs} | {run_of(id) for id in plan.same}
     _known(desk, a, known)
     if b == ITS_START:
         b = _start_of(desk, plan, a)
@@ -69,7 +69,7 @@ def compare_two(desk: Desk, a: str, b: str, metrics: Sequence[str] = (), level: 
         return Pair(a, b, (), {}, open_, {})
     measured = [name for name in study.metrics if all(any(name in job.values for job in ended[run]) for run in names)]
     asked = tuple(metrics) or tuple(measured) or tuple(study.metrics)[:1]
-    made = compare_pair(study, ended, plan.its_start, a, b, asked, level, undeclared_looks(desk))
+    made = compare_pair(study, ended, plan.its_start, a, b, asked, level, undeclared_looks(desk), edits_since_frozen(desk))
     notes = tuple(f"not in it yet: {text}" for text in open_)
     compared = tuple(replace(one, labels=(BY_HAND, *one.labels), notes=(*one.notes, *notes)) for one in made)
     found = {metric: evidence for metric in asked if (evidence := sample_evidence(desk, plan, names[0], names[1], metric))}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from ablate.conditions import ITS_START, Answer, Atom, Took, atoms, evaluate
+from ablate.conditions import ITS_START, Answer, Atom, Took, atoms, evaluate, listed
 from ablate.failures import FailureClass, named, tries_left
+from ablate.outcomes import may_start_from_new
 from ablate.search import GIVEN_UP, change_text, drawn, searched, trial_text, with_chosen
 from ablate.settings import as_toml
 from ablate.study import (
@@ -21,8 +22,10 @@ from ablate.study import (
     Tree,
     job_key,
     job_keys,
-    runs_of_sweep,
+    own_runs,
+    run_of,
     runs_of_tree,
+    sweeps_of_runs,
 )
 from db.records import AttemptRecord, DecisionRecord, JobRecord, LockRecord
 
@@ -89,10 +92,18 @@ class Plan:
     """Sweep -> why."""
     orphans: tuple[str, ...]
     """Keys of jobs with results that today's file and decisions no longer ask for: stale, kept, unused."""
+    same: Mapping[str, str] = field(default_factory=dict)
+    """Id of a job that would train what another one does, with the same seed -> id of that one: its result counts for both."""
+    decisions: Mapping[str, DecisionRecord] = field(default_factory=dict)
+    """The decisions that stand."""
+    fallen: Mapping[str, str] = field(default_factory=dict)
+    """Decision that was taken and stands no more -> why: it is open again, and what starts from it waits."""
 
     def of_run(self, run: str) -> tuple[PlannedJob, ...]:
         """The jobs that the study compares; the baseline's fresh seeds, which only confirm the lock, are not among them."""
-        return tuple(job for job in self.jobs if job.run == run and (run == LOCKED or not job.confirms))
+        shared = {owner for id, owner in self.same.items() if run_of(id) == run}
+        own = (job for job in self.jobs if job.run == run or job.id in shared)
+        return tuple(job for job in own if run == LOCKED or not job.confirms)
 
     def startable(self) -> tuple[PlannedJob, ...]:
         return tuple(job for job in self.jobs if job.state in STARTABLE)
@@ -107,6 +118,7 @@ def make_plan(
     redo_stale: bool = False,
     lock: LockRecord | None = None,
     trials: Collection[JobRecord] = (),
+    once: bool = True,
 ) -> Plan:
     """Sort every job by what may happen to it next.
 
@@ -116,14 +128,53 @@ def make_plan(
     redo_stale: unless a person asked for it.
     lock:       the one that holds; confirming it is planned from the start and can begin when it is there.
     trials:     jobs of trials that were begun: a trial has no settings, and no key, until its point is drawn.
+    once:       what two rows have in common is trained once.
 
-    Two calls with the same values give the same plan.
+    A decision that rests on jobs which are not in the plan any more is open again. Two calls with the same values give the same
+    plan.
     """
+    plan = _plan_on(study, attempts, decisions, history, redo_stale, lock, trials, once)
+    fallen = _fallen(study, plan)
+    if not fallen:
+        return plan
+    standing = {name: record for name, record in decisions.items() if name not in fallen}
+    plan = make_plan(study, attempts, standing, history=history, redo_stale=redo_stale, lock=lock, trials=trials, once=once)
+    return replace(plan, fallen={**fallen, **plan.fallen})
+
+
+def _fallen(study: Study, plan: Plan) -> dict[str, str]:
+    """Decisions of a rule that rest on what the plan made from them does not hold -> what that is."""
+    found = {}
+    planned = {job.key for job in plan.jobs}
+    for name, tree in study.trees.items():
+        record = plan.decisions.get(name)
+        if record is None or record.status not in ("decided", "skipped"):
+            continue
+        gone = [key for key in record.jobs if key not in planned]
+        if record.status == "skipped" and tree.sweep not in plan.skipped_sweeps:
+            found[name] = f"{tree.sweep} was skipped: {record.because}; nothing says so any more"
+        elif gone:
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            found[name] = f"it took {record.took} by {gone[0]}{more}, which the study of today does not ask for any more"
+    return found
+
+
+def _plan_on(
+    study: Study,
+    attempts: Mapping[str, tuple[AttemptRecord, ...]],
+    decisions: Mapping[str, DecisionRecord],
+    history: Sequence[DecisionRecord],
+    redo_stale: bool,
+    lock: LockRecord | None,
+    trials: Collection[JobRecord],
+    once: bool,
+) -> Plan:
+    """The plan if all these decisions stand."""
     study = with_chosen(study, decisions)
     skipped = skipped_sweeps(study, decisions)
-    sweeps_of = _sweeps_of_runs(study)
+    sweeps_of = sweeps_of_runs(study)
     gates = _gates(study, sweeps_of, skipped, decisions)
-    starts = _starts(study, decisions)
+    starts = _starts(study, decisions, once)
     held = _Held.none() if redo_stale else _held(study, attempts, decisions, history, sweeps_of)
     asked = asked_for(decisions)
     begun: dict[str, list[JobRecord]] = {}
@@ -131,11 +182,12 @@ def make_plan(
         begun.setdefault(trial.run, []).append(trial)
     jobs: list[PlannedJob] = []
     for row in study.runs.values():
-        start = starts.settings[row.name]
+        start = _trainable(study, row, starts.settings[row.name])
+        reference = starts.added.get(row.name + REFERENCE) if start is starts.settings[row.name] else None
         mine, sweeps = begun.get(row.name + TRIAL, ()), sweeps_of.get(row.name, ())
         of_search = [*_trials_of(study, row, start, mine, attempts, gates.get(row.name), sweeps, held)] if row.search else []
         jobs += of_search
-        for run in (row, starts.added.get(row.name + REFERENCE)):
+        for run in (row, reference):
             if run:
                 jobs += _jobs_of(
                     study,
@@ -148,14 +200,50 @@ def make_plan(
                     held,
                     asked,
                 )
-    jobs = [*sorted(jobs, key=_order(study)), *_confirmation(study, lock, attempts)]
+    jobs = sorted(jobs, key=_order(study))
+    same = _trained_once(study, jobs) if once else {}
+    jobs = [*(job for job in jobs if job.id not in same), *_confirmation(study, lock, attempts)]
     planned = {job.key for job in jobs if job.key}
     return Plan(
         jobs=tuple(jobs),
-        its_start=starts.its_start,
+        its_start={row: _in_place_of(study, run, same) for row, run in starts.its_start.items()},
         skipped_sweeps=skipped,
         orphans=tuple(key for key in attempts if key not in planned),
+        same=same,
+        decisions=decisions,
     )
+
+
+def _trained_once(study: Study, jobs: Sequence[PlannedJob]) -> dict[str, str]:
+    """Job that would train the same config with the same seed as another -> that one. What was tried already stays by itself."""
+    alike: dict[tuple[str, int, int], list[PlannedJob]] = {}
+    for job in jobs:
+        if job.key and not job.trial and job.state != "skipped":
+            alike.setdefault((job.key.rsplit("-", 1)[-1], job.seed, job.look), []).append(job)
+    same: dict[str, str] = {}
+    for group in alike.values():
+        first = min(group, key=_trains_first)
+        others = (job for job in group if job is not first and not job.attempt)
+        same |= {job.id: first.id for job in others if _config(study, job) == _config(study, first)}
+    return same
+
+
+def _trains_first(job: PlannedJob) -> tuple[bool, bool, bool]:
+    return not job.attempt, job.state == "waiting", job.added
+
+
+def _config(study: Study, job: PlannedJob) -> Settings:
+    """What can change its result."""
+    return {name: value for name, value in (job.settings or {}).items() if name in study.stateful}
+
+
+def _in_place_of(study: Study, run: str, same: Mapping[str, str]) -> str:
+    """The run that trains a row's start: where that was a reference run, and a row trains all it would, that row."""
+    if run in study.runs:
+        return run
+    ids = [f"{run}-s{seed}" for seed in study.seeds[run.removesuffix(REFERENCE)]]
+    found = {run_of(same.get(id, id)) for id in ids}
+    return found.pop() if len(found) == 1 else run
 
 
 def _jobs_of(
@@ -354,6 +442,16 @@ def start_settings(study: Study, run: Run, decisions: Mapping[str, DecisionRecor
     return settings
 
 
+def _trainable(study: Study, row: Run, start: Settings | str) -> Settings | str:
+    """The start of a row; or why nothing can be trained from it, where decisions brought together what the trainer refuses."""
+    if isinstance(start, str) or row.start.kind != "winners" or study.conflict is None:
+        return start
+    said = study.conflict(start, {}) or study.conflict(start, row.changes)
+    names = row.start.names
+    one = "one of them" if len(names) > 1 else "it"
+    return f"cannot be trained on what {listed(names)} took: {said}; overrule {one}" if said else start
+
+
 def is_made(decision: DecisionRecord | None) -> bool:
     """Whether others may build on it; a skipped tree is settled too: the baseline stays."""
     return decision is not None and decision.status != "waiting"
@@ -415,18 +513,20 @@ def needed_jobs(study: Study, plan: Plan) -> dict[str, tuple[str, ...]]:
     for job in plan.jobs:
         if not job.confirms:
             ids.setdefault(job.run, []).append(job.id)
+    for id, owner in plan.same.items():
+        ids.setdefault(run_of(id), []).append(owner)
     tree_jobs = {}
     for tree in study.trees.values():
         runs = {study.aliases.get(name, name) for name in runs_of_tree(tree) - {ITS_START}}
         tree_jobs[tree.name] = [id for run in sorted(runs) for id in ids.get(run, [])]
-    sweeps_of = _sweeps_of_runs(study)
+    sweeps_of = sweeps_of_runs(study)
     waits: dict[str, set[str]] = {}
     for run in study.runs.values():
         waits[run.name] = set(run.start.names) if run.start.kind == "winners" else set()
     for sweep in study.sweeps.values():
         if sweep.skip:
             decisions = {atom.decision for atom in atoms(sweep.skip.condition) if isinstance(atom, Took)}
-            for name in _own_runs(study, sweep.name, sweeps_of):
+            for name in own_runs(study, sweep.name, sweeps_of):
                 waits[name] |= decisions
     tuned = {run.name: ids.get(run.name + TRIAL, []) for run in study.searching}
     out = {}
@@ -450,20 +550,22 @@ class _Starts:
     """Row -> the run that trains exactly its start."""
 
 
-def _starts(study: Study, decisions: Mapping[str, DecisionRecord]) -> _Starts:
+def _starts(study: Study, decisions: Mapping[str, DecisionRecord], once: bool) -> _Starts:
     trains: dict[str, str] = {}
     baseline = _canonical(study.settings)
     for run in study.runs.values():
         own = resolved(study, run, decisions) if run.start.kind != "winners" else ""
         if not isinstance(own, str):
             trains.setdefault(_canonical(own), run.name)
+    made = {name: record.sets for name, record in decisions.items() if is_made(record)}
+    new = may_start_from_new(study, made, lambda sets: _canonical({**study.settings, **sets}) in trains) if once else study.runs
     settings: dict[str, Settings | str] = {}
     added: dict[str, Run] = {}
     its_start: dict[str, str] = {}
     for run in study.runs.values():
         start = settings[run.name] = start_settings(study, run, decisions)
         same = "" if isinstance(start, str) else baseline if start is study.settings else _canonical(start)
-        if run.start.kind == "winners" and same not in trains:
+        if run.start.kind == "winners" and same not in trains and (same or run.name in new):
             added[run.name + REFERENCE] = Run(run.name + REFERENCE, start=run.start, line=run.line)
         if same:
             if run.start.kind == "winners":
@@ -521,7 +623,7 @@ def _held(
         was = any(old.sweep == sweep.name and old.status == "skipped" for old in history)
         if was and asked & turned.keys():
             why = f"{sweep.name} was skipped before {' and '.join(turned[name] for name in sorted(asked & turned.keys()))}"
-            skipped |= dict.fromkeys(_own_runs(study, sweep.name, sweeps_of), why)
+            skipped |= dict.fromkeys(own_runs(study, sweep.name, sweeps_of), why)
     trained = frozenset(key.rsplit("-", 1)[0] for key, tried in attempts.items() if tried[-1].state in ("done", "diverged"))
     return _Held(rows, skipped, trained)
 
@@ -534,19 +636,6 @@ def row_of(job: PlannedJob) -> str:
     if job.trial:
         return job.run.removesuffix(TRIAL)
     return job.run.removesuffix(REFERENCE) if job.added else job.run
-
-
-def _sweeps_of_runs(study: Study) -> dict[str, tuple[str, ...]]:
-    out: dict[str, tuple[str, ...]] = {}
-    for sweep in study.sweeps.values():
-        for run in runs_of_sweep(study, sweep):
-            out[run] = (*out.get(run, ()), sweep.name)
-    return out
-
-
-def _own_runs(study: Study, sweep: str, sweeps_of: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    """Runs that only this sweep asks for."""
-    return (run for run, sweeps in sweeps_of.items() if sweeps == (sweep,) and run != study.baseline)
 
 
 def _until(waits_for: str) -> Gate | None:
@@ -569,7 +658,7 @@ def _gates(
             if not open_:
                 continue
             gate = Gate(False, f"decision {' and '.join(open_)} is open: it may skip {sweep.name}")
-        gates.update(dict.fromkeys(_own_runs(study, sweep.name, sweeps_of), gate))
+        gates.update(dict.fromkeys(own_runs(study, sweep.name, sweeps_of), gate))
     return gates
 
 
@@ -591,7 +680,7 @@ def _state(study: Study, tried: tuple[AttemptRecord, ...], gate: Gate | None) ->
         return "failed", _for_good(kinds, study.max_attempts, failures[-1].reason)
     if gate:
         return "waiting", gate.reason
-    if last and last.state == "interrupted" and last.facts.get(HELD):
+    if last and last.facts.get(HELD):
         return "waiting", f"stopped by {last.facts[HELD]}; `ablate retry` lets it go on from its last checkpoint"
     if last and last.state == "interrupted":
         return "interrupted", f"attempt {last.number} was interrupted; goes on from its last checkpoint"

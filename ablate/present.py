@@ -8,16 +8,16 @@ study only when a decision or the lock does. What is here equals what `Desk.plan
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ablate.cost import Hours
 from ablate.desk import Desk, wall_hours
 from ablate.plan import STARTABLE, Plan, PlannedJob, asked_for, tried_again
-from ablate.study import ENDED, TRIAL, JobResult, run_of
+from ablate.study import ENDED, TRIAL, JobResult, run_of, seed_place
 from db.records import AttemptRecord, DecisionRecord, LockRecord
-from db.store import State
+from db.store import Final, State
 
 
 @dataclass
@@ -30,9 +30,9 @@ class Present:
     attempts: dict[str, tuple[AttemptRecord, ...]] = field(default_factory=dict)
     """Job key -> its attempts, oldest first."""
     decisions: dict[str, DecisionRecord] = field(default_factory=dict)
-    """The record that stands, by name; without the keys of the jobs that its noise was looked for in."""
+    """The latest record of each name."""
     history: list[DecisionRecord] = field(default_factory=list)
-    """Every decision record, superseded ones too, in the same short form."""
+    """Every decision record, superseded ones too."""
     lock: LockRecord | None = None
     hours: Hours = field(init=False)
     ended_gpu_s: float = 0.0
@@ -56,10 +56,12 @@ class Present:
     """Run -> places of its jobs, those that confirm the lock left out."""
     _starting_from: dict[str, list[str]] = field(default_factory=dict)
     """Run -> rows of which it trains the start."""
+    _sharing: dict[str, set[str]] = field(default_factory=dict)
+    """Run -> runs whose jobs, or some of them, are its jobs."""
     _ready: list[int] = field(default_factory=list)
     """Places of jobs that may start, as a heap; of some it may not be true any more."""
-    _values: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    """Key of a job with a result -> its values: they stay."""
+    _finals: dict[str, Mapping[str, Final]] = field(default_factory=dict)
+    """Key of a job with a result -> what it scored: that stays."""
     _results: dict[str, list[JobResult]] = field(default_factory=dict)
     _outdated: set[str] = field(default_factory=set)
     """Runs whose results must be put together again."""
@@ -91,7 +93,7 @@ class Present:
             self._take(record)
         rules_changed = self._state[1:] != before[1:]
         if rules_changed:
-            newer = [_short(record) for record in store.decisions_since(before.decision)]
+            newer = store.decisions_since(before.decision)
             self.history += newer
             self.decisions |= {record.name: record for record in newer}
             self.lock = store.lock()
@@ -126,6 +128,15 @@ class Present:
         """The rows whose start this run trains."""
         return self._starting_from.get(run, ())
 
+    @property
+    def standing(self) -> Mapping[str, DecisionRecord]:
+        """The decisions that stand: `decisions` without those that are open again."""
+        return self._planned.decisions
+
+    def sharing(self, run: str) -> Collection[str]:
+        """Other runs whose jobs are those of this one."""
+        return self._sharing.get(run, ())
+
     def next_startable(self) -> PlannedJob | None:
         """The next job that may start, given out once. One whose attempts change after that, and that may start, comes again."""
         while self._ready:
@@ -150,6 +161,13 @@ class Present:
         self._starting_from = {}
         for row, start in self._planned.its_start.items():
             self._starting_from.setdefault(start, []).append(row)
+        self._sharing = {}
+        ids = {job.id: place for place, job in enumerate(self._jobs)} if self._planned.same else {}
+        for id, owner in self._planned.same.items():
+            self._of_run.setdefault(run_of(id), []).append(ids[owner])
+            self._sharing.setdefault(run_of(owner), set()).add(run_of(id))
+        for run in dict.fromkeys(map(run_of, self._planned.same)):
+            self._of_run[run].sort(key=lambda place: seed_place(self.desk.study, run, self._jobs[place].seed))
         self._results, self._outdated = {run: [] for run in self._of_run}, set(self._of_run)
         self.queue_anew()
 
@@ -157,7 +175,7 @@ class Present:
         place = self._places[key]
         job = self._jobs[place] = tried_again(self.desk.study, self._jobs[place], self.attempts[key])
         self._all = None
-        self._outdated.add(job.run)
+        self._outdated |= {job.run, *self.sharing(job.run)}
         if job.state in STARTABLE and self.wanted(job):
             heapq.heappush(self._ready, place)
 
@@ -181,40 +199,31 @@ class Present:
 
     def _put_results_together(self) -> None:
         jobs = {run: self.jobs_of(run) for run in self._outdated & self._of_run.keys()}
-        new = [job.key for of_run in jobs.values() for job in of_run if job.state in ENDED and job.key not in self._values]
+        new = [job.key for of_run in jobs.values() for job in of_run if job.state in ENDED and job.key not in self._finals]
         if new:
             names = {name: metric.last for name, metric in self.desk.study.metrics.items()}
-            found = self.desk.store.final_values([key for key in new if key], names)
-            self._values |= {key: found.get(key, {}) for key in new if key}
+            found = self.desk.store.finals([key for key in new if key], names)
+            self._finals |= {key: found.get(key, {}) for key in new if key}
         for run, of_run in jobs.items():
-            self._results[run] = [job_result(job, self.attempts, self._values) for job in of_run]
+            self._results[run] = [job_result(job, self.attempts, self._finals) for job in of_run]
         self._outdated.clear()
 
 
 def job_result(
-    job: PlannedJob, attempts: Mapping[str, tuple[AttemptRecord, ...]], values: Mapping[str, Mapping[str, float]]
+    job: PlannedJob, attempts: Mapping[str, tuple[AttemptRecord, ...]], finals: Mapping[str, Mapping[str, Final]]
 ) -> JobResult:
-    """What a planned job scored, whatever its state. values: job key -> metric -> value."""
+    """What a planned job scored, whatever its state. finals: job key -> metric -> what it scored."""
     tried = attempts.get(job.key or "", ())
+    scored = finals.get(job.key or "", {}) if job.state in ENDED else {}
     facts: Mapping[str, Any] = tried[-1].facts if tried else {}
     return JobResult(
         key=job.key or job.id,
         run=job.run,
         seed=job.seed,
         state=job.state,
-        values=values.get(job.key or "", {}) if job.state in ENDED else {},
+        values={name: final.value for name, final in scored.items()},
         settings=job.settings or {},
         facts=facts,
         code_hash=tried[-1].code_hash if tried else "",
+        steps={name: final.step for name, final in scored.items()},
     )
-
-
-def _short(record: DecisionRecord) -> DecisionRecord:
-    """A record without the list of every job its noise was looked for in: as long as the study, once per comparison.
-
-    What a person overruled is given back as it is, so it stays whole.
-    """
-    if record.status == "overruled":
-        return record
-    comparisons = [{**one, "pool": {**one["pool"], "jobs": []}} if one.get("pool") else one for one in record.comparisons]
-    return replace(record, comparisons=tuple(comparisons))

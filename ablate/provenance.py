@@ -72,6 +72,22 @@ def code_hash(study: Study) -> str:
     return digest.hexdigest()[:16]
 
 
+def seed_note(study: Study) -> str:
+    """What to know where the jobs of a run have seeds, and a command that is not told which; "" where that is in order.
+
+    It may read it itself: config.json in {folder} has `seed`.
+    """
+    command, most = study.trainer.command, max(map(len, study.seeds.values()))
+    if not command or most < 2 or "{seed}" in command:
+        return ""
+    if "{folder}" in command and any(b"config.json" in path.read_bytes() for path, _ in _sources(study)):
+        return ""
+    return (
+        f"the trainer's command does not say {{seed}}: nothing tells the {most} jobs of a run apart. Add --seed={{seed}}, or "
+        "have the script read `seed` in {folder}/config.json"
+    )
+
+
 def siblings(study: Study) -> dict[str, Path]:
     """What the trainer imports from beside runs.toml or where ablate was called, by name; its own package is not among it."""
     own = study.trainer.module.partition(".")[0]

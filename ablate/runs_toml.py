@@ -33,9 +33,13 @@ from ablate.conditions import (
     parse_take,
     quoted,
 )
+from ablate.folders import is_kept_for_us
+from ablate.measured import Pattern
+from ablate.outcomes import contradiction
 from ablate.positions import Node, Text, first_defined_twice, scan
 from ablate.settings import Setting, SettingError, as_toml, referenced, schema_of_config, schema_of_values
 from ablate.study import (
+    BUDGET,
     LOCKED,
     NAME,
     TRIAL,
@@ -110,8 +114,8 @@ _STUDY = {
         Setting("stateless", list[str], []),
         Setting("gpus_per_run", int, least=1, most=4096),
         Setting("ranks_per_run", int, 0, least=1, most=4096),
-        Setting("hours_per_run", float, above=0.0),
-        Setting("usd_per_gpu_hour", float, 0.0, least=0.0),
+        Setting("hours_per_run", float, above=0.0, most=100_000.0),
+        Setting("usd_per_gpu_hour", float, 0.0, least=0.0, most=1_000_000.0),
         Setting("max_attempts", int, 3, least=1, most=100),
         Setting("wandb", bool, True),
         Setting("on_event", str, ""),
@@ -135,6 +139,7 @@ _EVIDENCE = {
         Setting("looks", list[int], []),
         Setting("spending", Literal["obrien-fleming", "pocock"], "obrien-fleming"),
         Setting("mix_imported", str, ""),
+        Setting("mix_steps", str, ""),
     )
 }
 _SEARCH = {
@@ -353,6 +358,7 @@ class _Reader:
         self.check_sweeps(study)
         self.check_order(study)
         self.check_searches(study)
+        self.check_configs(study)
         return study
 
     def assembled(self) -> Study:
@@ -393,6 +399,8 @@ class _Reader:
             looks=self.read_looks(tuple(evidence["looks"]), seeds),
             spending=evidence["spending"],
             mix_imported=evidence["mix_imported"],
+            mix_steps=evidence["mix_steps"],
+            conflict=self.schema.conflict,
         )
 
     # -------- [check]
@@ -530,12 +538,15 @@ class _Reader:
         if key == "file":
             if Path(said).is_absolute() or ".." in Path(said).parts or not said:
                 raise self.file.wrong(child, f"study.trainer.metrics.file must stay in the attempt's folder, not {as_toml(said)}")
+            if is_kept_for_us(said):
+                ours = f"{as_toml(said)}, which is a file of ours there; name another, such as log.jsonl"
+                raise self.file.wrong(child, f"study.trainer.metrics.file must be a file of the script's own, not {ours}")
             return Trainer(command=command.value, metrics_file=said, config=config)
         try:
-            groups = re.compile(said).groupindex
+            pattern = Pattern(said)
         except re.error as error:
             raise self.file.wrong(child, f"study.trainer.metrics.stdout is no regular expression: {error}") from None
-        if not set(groups) - {"step"}:
+        if not pattern.metrics:
             raise self.file.wrong(
                 child, "study.trainer.metrics.stdout has no named group for a metric, such as (?P<val_loss>...)"
             )
@@ -567,8 +578,8 @@ class _Reader:
         return found
 
     def no_conflict(self, changes: Mapping[str, Value], node: Node, whose: str) -> None:
-        said = self.schema.conflict(self.settings, changes)
-        if said:
+        """As far as nothing else has been read; of rows see `check_configs`."""
+        if self.schema.conflict and (said := self.schema.conflict(self.settings, changes)):
             raise self.file.wrong(node, f"{whose}: {said}")
 
     # -------- names, starts, rows
@@ -736,11 +747,6 @@ class _Reader:
         first_with: dict[str, str] = {}
         for name, run in self.runs.items():
             changes = self.differences(run)
-            for end in (0, -1) if name in self.spaces and run.start.kind != "winners" else ():
-                corner = {setting: one.values[end] for setting, one in self.spaces[name].items()}
-                self.no_conflict({**changes, **corner}, rows[name], f"{name} at an end of its search")
-            if run.start.kind != "winners":
-                self.no_conflict(changes, rows[name], name)
             self.check_references(run, self.references | changes)
             self.check_swept(run)
             same = first_with.setdefault(self.identity(run, changes), name)
@@ -1053,9 +1059,13 @@ class _Reader:
         node = self.section("search")
         besides = ("short",)
         of_all = self.file.filled(node, _SEARCH, "search", besides)
+        if of_all["halving"] == 1:
+            allowed = "0, for no trial to be stopped, or at least 2, not 1: the best 1/1 of the trials is all of them"
+            raise self.file.wrong(node.keys["halving"], f"search.halving must be {allowed}")
         short_node = node.keys.get("short", _empty())
         self.file.table(short_node, "search.short")
-        short = self.typed(dict(_assignments(short_node)))
+        short_at = dict(_assignments(short_node))
+        short = self.typed(short_at)
         for name, space in self.spaces.items():
             row = self.section("runs").keys[name]
             trials = of_all["trials"]
@@ -1066,8 +1076,22 @@ class _Reader:
             for setting in space:
                 if setting in short:
                     raise self.file.wrong(row, f"{name} searches {setting}, which [search] short sets; take it out of one")
+            self.check_short(self.runs[name], short, short_at)
             search = Search(space, trials, self.search_on(node), short, *(of_all[key] for key in _SEARCH if key not in _BUDGET))
             self.runs[name] = replace(self.runs[name], search=search)
+
+    def check_short(self, run: Run, short: Mapping[str, Value], at: Mapping[str, Node]) -> None:
+        """No trial is longer than its row, as far as the row's length does not hang on decisions."""
+        mine = run.changes if run.start.kind == "winners" else {**self.settings, **self.differences(run)}
+        for name, value in short.items():
+            whole = mine.get(name)
+            numbers = isinstance(value, int | float) and isinstance(whole, int | float)
+            if name.rsplit(".", 1)[-1] in BUDGET and numbers and value > whole:  # type: ignore[operator]  # numbers, as just seen
+                raise self.file.wrong(
+                    at[name],
+                    f"[search] short has trials train with {name} = {as_toml(value)}, and {run.name} has {as_toml(whole)}: "
+                    "a trial that is longer than its row saves nothing; lower it, or leave it out",
+                )
 
     def search_on(self, node: Node) -> str:
         """The metric: as declared, else that of the first sweep that decides something, else the first."""
@@ -1105,7 +1129,9 @@ class _Reader:
                 for line, node in zip(tree.lines, self.decisions[tree.name].items or [], strict=True):
                     self.check_condition(study, line.condition, node)
                     if line.take.kind == "its start":
-                        self.check_its_start(tree, node)
+                        self.check_its_start(study, tree, node)
+                    else:
+                        self.check_take(study, tree, line, node)
             if sweep.skip:
                 self.check_condition(study, sweep.skip.condition, keys["skip"])
 
@@ -1128,12 +1154,33 @@ class _Reader:
                     if run not in can and "its start" not in {take.kind for take in takes}:
                         raise self.file.wrong(node, f"{decision} never takes {run}; it can take {listed(can, 'or')}")
 
-    def check_its_start(self, tree: Tree, node: Node) -> None:
+    def check_configs(self, study: Study) -> None:
+        """Nothing that may come to be trained has settings that contradict each other."""
+        if found := contradiction(study):
+            config, said = found
+            node = self.section("lock").keys["confirm"] if config.row == LOCKED else self.section("runs").keys[config.row]
+            raise self.file.wrong(node, said)
+
+    def check_take(self, study: Study, tree: Tree, line: Line, node: Node) -> None:
+        """What is taken adds to what its rows started from, so it must have started there too: it could not take that back."""
+        atoms_of_tree = [atom for each in tree.lines for atom in atoms(each.condition)]
+        rows = [study.run_named(atom.a) for atom in atoms_of_tree if isinstance(atom, Compared)]
+        built = next((row for row in rows if row.start.kind == "winners"), None)
+        for name in line.take.runs if built else ():
+            if built and _common(study.run_named(name).start) != _common(built.start):
+                took = f"what {listed(built.start.names)} took"
+                raise self.file.wrong(
+                    node,
+                    f"{name} cannot be taken here: {built.name} starts from {took}, and {name} does not. Taking it would set "
+                    f'what {name} changes and leave {took} as it is; to stay there, write "{ITS_START}"',
+                )
+
+    def check_its_start(self, study: Study, tree: Tree, node: Node) -> None:
         compared = {
             atom.a for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared) and atom.b == ITS_START
         }
         rows = compared or {run for line in tree.lines for run in line.take.runs}
-        if len(rows) != 1:
+        if len({_common(study.run_named(row).start) for row in rows}) != 1:
             named = f"this tree speaks of {listed(sorted(rows))}" if rows else "this tree names no run"
             raise self.file.wrong(node, f'"{ITS_START}" of which run? {named}; name the run to take instead')
 
@@ -1157,7 +1204,10 @@ class _Reader:
                     if position.get(needed, -1) > number:
                         later = study.blocks[position[needed]].name
                         raise self.file.wrong(
-                            node, f"{run} is in block {block.name} but needs {via}, which needs {needed} of block {later}"
+                            node,
+                            f"{run} is in block {block.name} but needs {via}, which needs {needed} of block {later}, written "
+                            f"below: blocks count in the order they are written. Write block {later} above block {block.name}, "
+                            f"or put {run} into a block below it",
                         )
 
 

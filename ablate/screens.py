@@ -5,11 +5,12 @@ Rich draws (drawing.py), plotext plots. Every screen ends with the next step, wh
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import cycle, groupby
+from itertools import cycle, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -28,10 +29,12 @@ if TYPE_CHECKING:  # types only: launch imports Ray
     from ablate.launch import Event, Tick
 
 MOST_ROWS = 200
-"""Rows of a plan drawn; the rest is told by its number."""
+"""Rows of a plan, and runs that have ended, drawn; the rest is told by its number."""
 MOST_REASONS = 12
 BAR = 21
 """Columns of a margin bar; odd, so that it has a middle."""
+EQUIVALENCE = "*"
+"""Marks an interval that is the one of `no worse` and `same`, among those of `better` and `worse`."""
 MENTIONED_MINUTES = 0.05
 LINE_EVERY_S = 30.0
 """How often a launch that writes to a file or pipe says where it stands."""
@@ -44,7 +47,7 @@ def plan(answer: Answer) -> None:
     console = draw.open_console()
     totals = answer["totals"]
     gpus = {job["gpus"] for job in answer["jobs"]}
-    each = f", {gpus.pop()} GPUs each" if len(gpus) == 1 else ""
+    each = f", {draw.count(gpus.pop(), 'GPU')} each" if len(gpus) == 1 else ""
     draw.title(console, answer, f"{draw.count(totals['jobs'], 'job')}{each}")
     rows = [list(group) for _, group in groupby(sorted_by_block(answer["jobs"]), key=_alike)]
     _plan_rows(console, rows[:MOST_ROWS])
@@ -197,13 +200,15 @@ def _sums(totals: Answer) -> Iterator[str]:
             f"to come  {draw.count(totals['left_jobs'], 'job')} · {draw.number(totals['left_gpu_hours'])} GPU-hours · "
             f"${totals['left_cost']:.2f} · {draw.hours(totals['wall_hours'])} on {draw.count(totals['gpus'], 'GPU')} ({source})"
         )
-        if totals["maybe_gpu_hours"]:
-            yield f"         at most: {draw.number(totals['maybe_gpu_hours'])} GPU-hours of it, if no row trains what is decided"
+        if totals["maybe_jobs"]:
+            more = f"{draw.count(totals['maybe_jobs'], 'job')} · {draw.number(totals['maybe_gpu_hours'])} GPU-hours more"
+            yield f"         at most {more}, if decisions take a combination that no row trains"
         if len(totals["critical_path"]) > 1:
             chain = _chain(totals["critical_path"])
             yield f"chain    {draw.hours(totals['critical_path_hours'])} at least, on any number of GPUs: {chain}"
     if totals["spent_gpu_hours"]:
-        yield f"spent    {draw.number(totals['spent_gpu_hours'])} GPU-hours · ${totals['spent_cost']:.2f}"
+        orphaned = _on_orphans(totals)
+        yield f"spent    {draw.number(totals['spent_gpu_hours'])} GPU-hours · ${totals['spent_cost']:.2f}{orphaned}"
     yield f"jobs     {draw.states(totals['states'])}"
 
 
@@ -246,9 +251,9 @@ def outcome(answer: Answer) -> None:
     console = draw.open_console()
     console.print()
     draw.title(console, answer, draw.states(answer["states"]))
-    for job in answer["failed"]:
-        console.print(draw.labelled("failed", f"{job['id']}: {job['reason'].strip()}"))
-        console.print(f"         {job['log']}", style="dim")
+    for jobs in _failed_alike(answer["failed"]):
+        console.print(_failure(jobs))
+        console.print(f"         {jobs[0]['log']}", style="dim")
     console.print(_decision_table(answer["decisions"]))
     for stale in _stale_lines(answer):
         console.print(stale)
@@ -261,8 +266,32 @@ def outcome(answer: Answer) -> None:
         console.print(f"         and {len(answer['waiting_for']) - MOST_REASONS} more")
     if answer["over_budget"]:
         console.print(f"budget   {draw.names(answer['over_budget'])} not started: above --max-cost")
-    console.print(f"spent    {draw.number(answer['gpu_hours'])} GPU-hours · ${answer['cost']:.2f}")
+    console.print(_spent_line(answer))
     draw.next_step(console, answer)
+
+
+def _failed_alike(failed: Sequence[Answer]) -> list[list[Answer]]:
+    """Jobs whose reasons begin and end alike but for numbers, together: between there is the log, where seeds differ."""
+    found: dict[tuple[str, str], list[Answer]] = {}
+    for job in failed:
+        lines = re.sub(r"\d+", "0", job["reason"]).strip().splitlines() or [""]
+        found.setdefault((lines[0], lines[-1]), []).append(job)
+    return list(found.values())
+
+
+def _failure(jobs: Sequence[Answer]) -> Text:
+    """Of jobs that failed alike, the first in full."""
+    also = f"\n         so did {draw.names([job['id'] for job in jobs[1:]])}" if len(jobs) > 1 else ""
+    return draw.labelled("failed", f"{jobs[0]['id']}: {jobs[0]['reason'].strip()}{also}")
+
+
+def _spent_line(answer: Answer) -> str:
+    return f"spent    {draw.spent(answer)}{_on_orphans(answer)}"
+
+
+def _on_orphans(answer: Answer) -> str:
+    orphaned = answer["orphan_gpu_hours"]
+    return f" ({draw.number(orphaned)} of them on jobs no longer asked for)" if orphaned else ""
 
 
 def attempt(answer: Answer) -> None:
@@ -419,8 +448,12 @@ def decide(answer: Answer) -> None:
         if number:
             console.print()
         _sweep(console, sweep)
-    if answer.get("note"):
+    if answer["note"] or answer["stale"]:
         console.print()
+    for kind, because in dict.fromkeys((one["kind"], one["because"]) for one in answer["stale"]):
+        names = [one["name"] for one in answer["stale"] if (one["kind"], one["because"]) == (kind, because)]
+        console.print(draw.labelled("stale", f"{draw.count(len(names), kind)} ({draw.names(names)}): {because}"))
+    if answer["note"]:
         console.print(f"note     {answer['note']}")
     draw.next_step(console, answer)
 
@@ -450,13 +483,26 @@ def _sweep(console: Console, sweep: Answer) -> None:
 
 
 def _decision(made: Answer) -> RenderableType:
-    if made["status"] == "waiting":
-        return Text.assemble((made["name"], "bold"), " is open")
     took = f" took {made['took']}" if made["took"] else ""
+    turned = f"was {made['was']} → now {made['took'] or made['status']}" if made.get("was") else ""
+    if made["status"] == "waiting":
+        head = Text.assemble((made["name"], "bold"), " is open", (f"  was {made['was']}" if turned else "", "bold yellow"))
+        return Group(head, *(draw.indented(line, 2) for line in _today(made)))
     by = ", decided by a person" if made["by"] == "person" else ""
-    head = Text.assemble((f"{made['name']}{took}", "bold"), f"  ({made['status']}{by})")
-    lines = [f"line:    {made['line']}"] if made["line"] else []
-    return Group(head, *(draw.indented(line, 2) for line in (*lines, f"because  {made['because']}")))
+    head = Text.assemble(
+        (f"{made['name']}{took}", "bold"), f"  ({made['status']}{by})", (f"  {turned}" if turned else "", "bold yellow")
+    )
+    lines = [f"turned   {made['why']}"] if turned else []
+    lines += [f"line:    {made['line']}"] if made["line"] else []
+    return Group(head, *(draw.indented(line, 2) for line in (*lines, f"because  {made['because']}", *_today(made))))
+
+
+def _today(made: Answer) -> Iterator[str]:
+    """What today's numbers and file say, where that is not what is recorded."""
+    if today := made.get("today"):
+        why = f", because {today['why']}" if today["why"] else ""
+        unsaid = f"not recorded (`{today['record']}` does, unless locked)"
+        yield f"today    it would take {today['took']} ({today['line']}){why}; {unsaid}"
 
 
 def _comparisons(console: Console, comparisons: Sequence[Answer]) -> list[Answer]:
@@ -465,13 +511,12 @@ def _comparisons(console: Console, comparisons: Sequence[Answer]) -> list[Answer
         return []
     table = draw.table("compared", "on", ">Δ", "interval", "margin", ">n", "holds")
     for one in comparisons:
-        low, high = interval(one)
         blank = one["delta"] is None
         table.add_row(
             f"{one['a']} − {one['b']}",
             one["metric"],
             "" if blank else f"{one['delta']:+.3g}",
-            "" if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
+            _interval_cell(one),
             margin_bar(one),
             f"{one['n_a']}/{one['n_b']}",
             ", ".join(one["holds"]) or Text(draw.short(one.get("reason") or "not shown", 24), style="dim"),
@@ -483,11 +528,43 @@ def _comparisons(console: Console, comparisons: Sequence[Answer]) -> list[Answer
 
 
 def interval(comparison: Answer) -> tuple[float | None, float | None]:
-    """The interval its verdicts rest on: the 90 % one where only `no worse` or `same` hold."""
-    equivalence = comparison["holds"] and not {"better", "worse"} & set(comparison["holds"])
-    if equivalence and comparison.get("tost_low") is not None:
+    """The interval its verdicts rest on: the narrower one where only `no worse` or `same` hold."""
+    if _of_equivalence(comparison):
         return comparison["tost_low"], comparison["tost_high"]
     return comparison["low"], comparison["high"]
+
+
+def _covers(comparison: Answer) -> str:
+    """With which probability that interval holds the difference: "90 %"."""
+    missed = 2 * comparison["tost_level"] if _of_equivalence(comparison) else comparison["level"]
+    return draw.percent(1 - missed)
+
+
+def _of_equivalence(comparison: Answer) -> bool:
+    """Whether only `no worse` or `same` hold."""
+    held = set(comparison["holds"])
+    return bool(held) and not {"better", "worse"} & held and comparison.get("tost_low") is not None
+
+
+def interval_text(comparison: Answer) -> str:
+    """ "[-0.0182, +0.0221] 90 %"; "" where there is none."""
+    low, high = interval(comparison)
+    return "" if low is None or high is None else f"[{low:+.3g}, {high:+.3g}] {_covers(comparison)}"
+
+
+def _interval_cell(comparison: Answer) -> str:
+    """With a mark where it is the one of `no worse` and `same`: see _coverages."""
+    low, high = interval(comparison)
+    mark = EQUIVALENCE if _of_equivalence(comparison) else ""
+    return "" if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]{mark}"
+
+
+def _coverages(comparisons: Sequence[Answer]) -> str:
+    """ "99.6 %; * 90 %, of no worse and same": what the intervals of a table cover."""
+    drawn = [(cell.endswith(EQUIVALENCE), _covers(one)) for one in comparisons if (cell := _interval_cell(one))]
+    plain, marked = (sorted({covers for of_mark, covers in drawn if of_mark is mark}) for mark in (False, True))
+    parts = [" or ".join(plain), f"{EQUIVALENCE} {' or '.join(marked)}, of no worse and same" if marked else ""]
+    return "; ".join(part for part in parts if part)
 
 
 def margin_bar(comparison: Answer) -> str:
@@ -519,7 +596,8 @@ def _legend(comparisons: Sequence[Answer]) -> str:
     margins = {one["metric"]: one["margin"] for one in comparisons if one["margin"]}
     lower = {one["metric"] for one in comparisons if one.get("better") == "lower"}
     sides = "; ".join(f"{name} ±{margin:g}, better is {'left' if name in lower else 'right'}" for name, margin in margins.items())
-    return f"margin: │ zero, ┊ the margin, ─ the interval, ● the estimate ({sides})"
+    covers = f"\ninterval: {text}" if (text := _coverages(comparisons)) else ""
+    return f"margin: │ zero, ┊ the margin, ─ the interval, ● the estimate ({sides}){covers}"
 
 
 def _decision_table(decisions: Sequence[Answer]) -> Table:
@@ -603,11 +681,10 @@ def _status(answer: Answer) -> Group:
 
 
 def _status_lines(answer: Answer) -> Iterator[RenderableType]:
-    for job in answer["failed"]:
-        yield draw.labelled("failed", f"{job['id']}: {job['reason'].strip()}")
+    yield from map(_failure, _failed_alike(answer["failed"]))
     for wait in answer["waiting"]:
         yield draw.labelled("waiting", f"{draw.names(wait['jobs'])}: {wait['reason']}")
-    yield f"spent    {draw.spent(answer)}"
+    yield _spent_line(answer)
     if answer["left_gpu_hours"]:
         yield (
             f"to come  {draw.number(answer['left_gpu_hours'])} GPU-hours · ${answer['left_cost']:.2f} · "
@@ -656,10 +733,10 @@ IN_A_ROW = 5
 
 def _scores(ended: Sequence[Answer]) -> Table:
     table = draw.table("ended", str(ended[0]["metric"]) + " by seed")
-    for run, of_run in groupby(
-        sorted(ended, key=lambda job: [one["run"] for one in ended].index(job["run"])), key=lambda job: str(job["run"])
-    ):
-        jobs = list(of_run)
+    of_runs: dict[str, list[Answer]] = {}
+    for job in ended:
+        of_runs.setdefault(job["run"], []).append(job)
+    for run, jobs in islice(of_runs.items(), MOST_ROWS):
         cells = [
             f"{job['seed']}: {'diverged' if job['state'] == 'diverged' else draw.value(job['value']) or '–'}"
             f"{' (imported)' if job['imported'] else ''}"
@@ -668,6 +745,8 @@ def _scores(ended: Sequence[Answer]) -> Table:
         name = f"{run} (selected)" if jobs[0]["selected"] else run
         for first in range(0, len(cells), IN_A_ROW):
             table.add_row(Text("" if first else name, style=draw.STYLES["done"]), "   ".join(cells[first : first + IN_A_ROW]))
+    if len(of_runs) > MOST_ROWS:
+        table.add_row("…", f"and {len(of_runs) - MOST_ROWS} more runs: ask for --json")
     return table
 
 
@@ -825,20 +904,39 @@ def logs(answer: Answer) -> None:
             console.print(Text.from_ansi(line), soft_wrap=True)
 
 
-def follow_log(path: Path) -> None:
-    """Print what is added to a file, until Ctrl-C."""
+def follow_logs(ask: Callable[[], Answer]) -> None:
+    """The end of each log, then what is added to the last, until Ctrl-C. A log that is still to come is waited for."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            file.seek(0, 2)
-            while True:
-                added = file.read()
-                if added:
-                    sys.stdout.write(added)
-                    sys.stdout.flush()
-                else:
-                    time.sleep(0.3)
+        answer = _once_there(ask)
+        logs(answer)
+        _follow_file(Path(answer["logs"][-1]["path"]))
     except KeyboardInterrupt:
         return
+
+
+def _once_there(ask: Callable[[], Answer]) -> Answer:
+    said = False
+    while True:
+        try:
+            return ask()
+        except answers.NoLogYetError as error:
+            if not said:
+                draw.open_console().print(f"{error}. It is shown as soon as it is there; Ctrl-C leaves", soft_wrap=True)
+            said = True
+        time.sleep(0.5)
+
+
+def _follow_file(path: Path) -> None:
+    """Print what is added to a file."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        file.seek(0, 2)
+        while True:
+            added = file.read()
+            if added:
+                sys.stdout.write(added)
+                sys.stdout.flush()
+            else:
+                time.sleep(0.3)
 
 
 # ---------------------------------------------------------------- lock, rebuild
@@ -932,6 +1030,9 @@ def rehearse(answer: Answer) -> None:
     console.print()
     _rehearsed_lines(console, answer["lines"])
     _rehearsed_targets(console, answer["targets"])
+    if not all(target["passed"] for target in answer["targets"]):
+        console.print("not kept: more seeds or looks (seeds.extra, evidence.looks) show more; check says what these can")
+    draw.next_step(console, answer)
 
 
 def _rehearsed_lines(console: Console, lines: Sequence[Answer]) -> None:

@@ -8,7 +8,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from datetime import date, time
 from functools import cache
 from math import isfinite
@@ -78,8 +78,8 @@ class Schema:
     """Every setting of a trainer, by its dotted name."""
 
     settings: Mapping[str, Setting]
-    conflict: Callable[[Settings, Settings], str | None] = field(default=lambda _base, _changes: None)
-    """What is impossible about full settings plus changes, when each is fine alone; None when nothing is."""
+    conflict: Callable[[Settings, Settings], str | None] | None = None
+    """What is impossible about full settings plus changes, when each is fine alone; None: there are no such rules."""
 
     def setting(self, name: str) -> Setting:
         """Raises SettingError when there is none of this name."""
@@ -139,7 +139,7 @@ def schema_of_config(spec: str, folder: Path) -> Schema:
         raise SettingError(f"{spec} is no dataclass")
     found = {one.name: one for one in _settings_of(config, "")}
     conflict: Callable[[Any], str | None] | None = getattr(module, "conflict", None)
-    return Schema(found, _Conflict(config, conflict)) if conflict else Schema(found)
+    return Schema(found, _Conflict(config, conflict) if conflict or _checks_itself(config) else None)
 
 
 def _imported(name: str, folder: str) -> types.ModuleType:
@@ -172,10 +172,19 @@ def _setting(name: str, hint: Any, one: Field[Any]) -> Setting:
     return Setting(name, hint, default, **known, stateful=stateful, reference=reference)
 
 
-class _Conflict:
-    """A config module's `conflict(config)` for flat settings. Only the parts that a row changes are built anew."""
+def _checks_itself(config: type) -> bool:
+    """Whether the dataclass, or one of its groups, looks at its fields when it is made."""
+    groups = [hint for hint in get_type_hints(config).values() if isinstance(hint, type) and is_dataclass(hint)]
+    return hasattr(config, "__post_init__") or any(map(_checks_itself, groups))
 
-    def __init__(self, config: type, conflict: Callable[[Any], str | None]) -> None:
+
+class _Conflict:
+    """A config module's `conflict(config)` for flat settings, and what its dataclasses refuse with a ValueError.
+
+    Only the parts that a row changes are built anew.
+    """
+
+    def __init__(self, config: type, conflict: Callable[[Any], str | None] | None) -> None:
         self.config, self.conflict = config, conflict
         self.base: Settings = {}
         self.fields: _Group = _Group()
@@ -183,11 +192,15 @@ class _Conflict:
 
     def __call__(self, base: Settings, changes: Settings) -> str | None:
         if base is not self.base:
-            self.base, self.fields = base, _grouped(base)
-            self.made = _made(self.config, self.fields)
-        changed = _grouped(changes)
-        touched = {part: _merged(self.fields[part], values) for part, values in changed.items()}
-        return self.conflict(self.config(**self.made | _made(self.config, touched)))
+            self.base, self.fields, self.made = base, _grouped(base), {}
+        touched = {part: _merged(self.fields[part], values) for part, values in _grouped(changes).items()}
+        try:
+            unmade = {part: values for part, values in self.fields.items() if part not in touched and part not in self.made}
+            self.made |= _made(self.config, unmade)
+            config = self.config(**self.made | _made(self.config, touched))
+        except ValueError as error:
+            return " ".join(str(error).split()) or f"{self.config.__name__} refuses them"
+        return self.conflict(config) if self.conflict else None
 
 
 class _Group(dict[str, Any]):
@@ -247,6 +260,8 @@ def _cast(name: str, hint: Any, value: Any) -> Any:
     if _is_list(hint) and isinstance(value, list | tuple):
         inner = get_args(hint)[0] if get_args(hint) else Any
         return [_cast(f"{name}[{number}]", inner, one) for number, one in enumerate(value)]
+    if isinstance(hint, type) and issubclass(hint, date | time):
+        return _plain(name, value)
     raise SettingError(f"{name} must be {_type_words(hint)}, not {as_toml(value)}")
 
 

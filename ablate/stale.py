@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ablate.conditions import Took, atoms
+from ablate.conditions import Took, atoms, listed
 from ablate.plan import Plan, is_made, says_else, took
 from ablate.study import ENDED, REFERENCE, Study, run_of, runs_of_tree
 from db.records import DecisionRecord, LockRecord
@@ -31,9 +31,9 @@ def find_stale(study: Study, plan: Plan, history: Sequence[DecisionRecord], lock
     history: every decision record, superseded ones included. lock: the one that holds.
     """
     jobs = [*_jobs(study, plan, history)]
-    decisions = [*_decisions(study, history)]
+    decisions = [*_decisions(study, plan, history)]
     skips = [Stale("skip", run, reason) for run, reason in _held_skips(study, plan).items()]
-    return (*jobs, *decisions, *skips, *_lock(study, history, lock), *_figures(study, jobs))
+    return (*jobs, *decisions, *skips, *_lock(study, plan, history, lock), *_figures(study, jobs))
 
 
 def turned_below(study: Study, record: DecisionRecord, history: Sequence[DecisionRecord]) -> tuple[str, ...]:
@@ -69,7 +69,8 @@ def _started(study: Study, tree: str) -> list[str]:
 
 def _jobs(study: Study, plan: Plan, history: Sequence[DecisionRecord]) -> Iterator[Stale]:
     """Results of rows that started from what a decision took then, and were not trained anew since."""
-    anew = {job.id for job in plan.jobs if job.state in ENDED}
+    ended = {job.id for job in plan.jobs if job.state in ENDED}
+    anew = ended | {id for id, owner in plan.same.items() if owner in ended}
     for key in plan.orphans:
         run = run_of(key)
         row = study.runs.get(run.removesuffix(REFERENCE))
@@ -80,7 +81,7 @@ def _jobs(study: Study, plan: Plan, history: Sequence[DecisionRecord]) -> Iterat
             yield Stale("job", key, f"it started from what {' and '.join(row.start.names)} took before {_says(turned, history)}")
 
 
-def _decisions(study: Study, history: Sequence[DecisionRecord]) -> Iterator[Stale]:
+def _decisions(study: Study, plan: Plan, history: Sequence[DecisionRecord]) -> Iterator[Stale]:
     current = {record.name: record for record in history}
     for name in study.trees:
         record = current.get(name)
@@ -89,6 +90,8 @@ def _decisions(study: Study, history: Sequence[DecisionRecord]) -> Iterator[Stal
         turned = turned_below(study, record, history)
         if turned:
             yield Stale("decision", name, f"it was taken before {_says(turned, history)}")
+        elif name in plan.fallen:
+            yield Stale("decision", name, f"{plan.fallen[name]}; it is open again")
 
 
 def _held_skips(study: Study, plan: Plan) -> Mapping[str, str]:
@@ -101,7 +104,7 @@ def _winners_rows(study: Study) -> set[str]:
     return {run.name for run in study.runs.values() if run.start.kind == "winners"}
 
 
-def _lock(study: Study, history: Sequence[DecisionRecord], lock: LockRecord | None) -> Iterator[Stale]:
+def _lock(study: Study, plan: Plan, history: Sequence[DecisionRecord], lock: LockRecord | None) -> Iterator[Stale]:
     if lock is None or lock.lifted_at:
         return
     numbered = {record.number: record for record in history}
@@ -113,6 +116,9 @@ def _lock(study: Study, history: Sequence[DecisionRecord], lock: LockRecord | No
     ]
     if turned:
         yield Stale("lock", lock.hash[:12], f"it was made before {_says(turned, history)}")
+    elif fallen := [name for name in lock.decisions if name in plan.fallen]:
+        are = "is" if len(fallen) == 1 else "are"
+        yield Stale("lock", lock.hash[:12], f"it rests on {listed(fallen)}, which {are} open again")
 
 
 def _figures(study: Study, jobs: Sequence[Stale]) -> Iterator[Stale]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -276,6 +276,10 @@ class Study:
     """[evidence] How the looks share the error budget."""
     mix_imported: str = ""
     """[evidence] Why imported results may be compared with those trained here; "" if they may not."""
+    mix_steps: str = ""
+    """[evidence] Why values taken at different steps may be compared; "" if they may not."""
+    conflict: Callable[[Settings, Settings], str | None] | None = field(default=None, compare=False, repr=False)
+    """What the trainer finds impossible about full settings plus changes, each fine alone; None: it has no such rules."""
 
     def run_named(self, name: str) -> Run:
         """The run behind a name or alias. KeyError if there is none."""
@@ -317,6 +321,20 @@ def runs_of_sweep(study: Study, sweep: Sweep) -> tuple[str, ...]:
         named |= runs_of(learn.condition)
     resolved = {study.aliases.get(name, name) for name in named - {ITS_START}}
     return study.in_file_order(resolved)
+
+
+def sweeps_of_runs(study: Study) -> dict[str, tuple[str, ...]]:
+    """Run -> the sweeps that need it."""
+    out: dict[str, tuple[str, ...]] = {}
+    for sweep in study.sweeps.values():
+        for run in runs_of_sweep(study, sweep):
+            out[run] = (*out.get(run, ()), sweep.name)
+    return out
+
+
+def own_runs(study: Study, sweep: str, sweeps_of: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Runs that only this sweep asks for."""
+    return (run for run, sweeps in sweeps_of.items() if sweeps == (sweep,) and run != study.baseline)
 
 
 def conditions_of(sweep: Sweep) -> tuple[Condition, ...]:
@@ -416,8 +434,14 @@ def job_keys(study: Study, run: str, seeds: Iterable[int], settings: Settings) -
 
 
 def run_of(key: str) -> str:
-    """The run that a job's key names."""
+    """The run that a job's key, or its id, names."""
     return key.rsplit("-s", 1)[0]
+
+
+def seed_place(study: Study, run: str, seed: int) -> int:
+    """A seed's place among those of a run, or of the row whose start it trains."""
+    seeds = study.seeds[run if run in study.runs else run.removesuffix(REFERENCE)]
+    return seeds.index(seed)
 
 
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
@@ -441,6 +465,8 @@ class JobResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the trainer said of itself: hashes, samples, flops, versions, `uninformed`."""
     code_hash: str = ""
+    steps: Mapping[str, int] = field(default_factory=dict)
+    """Metric -> step at which its value was taken. Not known: absent."""
 
     @property
     def imported(self) -> bool:
@@ -451,3 +477,15 @@ class JobResult:
         """Whether it is known with which settings it was trained; not so for most that was imported."""
         stamp = self.facts.get(IMPORTED)
         return stamp is None or (isinstance(stamp, Mapping) and bool(stamp.get("ledger")))
+
+
+def with_shared(study: Study, results: Mapping[str, Sequence[JobResult]], same: Mapping[str, str]) -> dict[str, list[JobResult]]:
+    """Results by run, where a run has those too that another one's jobs have for it. same: see Plan."""
+    found = {run: [*jobs] for run, jobs in results.items()}
+    known = {f"{job.run}-s{job.seed}": job for jobs in results.values() for job in jobs} if same else {}
+    for id, owner in same.items():
+        if owner in known:
+            found.setdefault(run_of(id), []).append(known[owner])
+    for run in {run_of(id) for id in same} & found.keys():
+        found[run].sort(key=lambda job: seed_place(study, run, job.seed))
+    return found

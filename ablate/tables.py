@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,12 @@ class Tables:
 
     def decisions(self) -> pd.DataFrame:
         """The record that stands of each decision."""
-        return decision_table(self.desk.store.decisions().values())
+        return decision_table(self.plan.decisions.values())
 
     def comparisons(self) -> pd.DataFrame:
         """The evidence: every comparison that a decision, or a learn line that holds, rests on."""
         answers = self.answers().values()
-        return comparison_table(self.desk.store.decisions().values(), [line for answer in answers for line in answer.learned])
+        return comparison_table(self.plan.decisions.values(), [line for answer in answers for line in answer.learned])
 
     def learned(self) -> pd.DataFrame:
         """Every learn line that holds today."""
@@ -123,7 +123,7 @@ class Tables:
 
     def answers(self) -> dict[str, SweepAnswer]:
         """What each sweep says today; nothing is recorded."""
-        hours, decided = measured_hours(self.desk), self.desk.store.decisions()
+        hours, decided = measured_hours(self.desk), self.plan.decisions
         return {
             name: decide_sweep(
                 self.study,
@@ -239,7 +239,7 @@ class Tables:
             if run not in known:
                 raise UserError(f"{self.study.path.name}: there is no run {run!r}; runs: {', '.join(self.study.runs)}")
         return (
-            [job for run in runs for job in self.plan.of_run(run)]
+            [replace(job, run=run) for run in runs for job in self.plan.of_run(run)]
             if runs
             else [job for job in self.plan.jobs if not (job.confirms or job.trial)]
         )

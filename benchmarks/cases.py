@@ -24,6 +24,24 @@ from trainer.flops import Operation, Shape, operations, sizes
 from trainer.model.load import assemble
 from trainer.model.vision_language import VisionLanguageModel
 
+DINOV2_SMALL = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=14, image_size=518)
+"""facebook/dinov2-small."""
+SMOLLM2_135M = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=2048,
+    rope_theta=100000.0,
+    tie_word_embeddings=True,
+    pad_token_id=2,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+"""HuggingFaceTB/SmolLM2-135M-Instruct."""
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -40,17 +58,7 @@ class Shapes:
 def shapes_called(name: Literal["tiny", "full"]) -> Shapes:
     if name == "tiny":
         return Shapes(name, dino_config(), llama_config(), RELAY, (3, 6), (8, 21))
-    dino = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=14, image_size=224)
-    llm = LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )
-    return Shapes(name, dino, llm, DINOV2, (5, 15), (32, 224))
+    return Shapes(name, DINOV2_SMALL, SMOLLM2_135M, DINOV2, (5, 15), (32, 224))
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def study_of(rows: int) -> str:
 name = "rows"
 asks = "How many rows?"
 baseline = "R0"
-trainer = {{ command = "true", metrics = {{ file = "metrics.jsonl" }} }}
+trainer = {{ command = "true", metrics = {{ file = "log.jsonl" }} }}
 gpus_per_run = 2
 hours_per_run = 1.0
 usd_per_gpu_hour = 1.0

@@ -74,7 +74,7 @@ STUDY = """
 name = "scale"
 asks = "How many jobs?"
 baseline = "R0x0"
-trainer = {{ command = "true", metrics = {{ file = "metrics.jsonl" }} }}
+trainer = {{ command = "true", metrics = {{ file = "log.jsonl" }} }}
 gpus_per_run = {gang}
 hours_per_run = 1.0
 usd_per_gpu_hour = 1.0
@@ -191,7 +191,8 @@ def leave_result(attempt: Attempt) -> None:
     value = random.Random(attempt.key).gauss(1.0, 0.01) - (0.1 if row == "1" and int(sweep) % 2 else 0.0)
     line = {"attempt": attempt.number, "step": 1, "metrics": {"val_loss": value}}
     (attempt.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    (attempt.folder / "result.json").write_text(json.dumps({"outcome": "done", "reason": "", "facts": {"samples": 1000}}))
+    result = {"outcome": "done", "reason": "", "facts": {"samples": 1000, "exit_code": 0}}
+    (attempt.folder / "result.json").write_text(json.dumps(result))
 
 
 class Silent:
@@ -232,7 +233,7 @@ class Measured:
     """At its most, of the process."""
     database_mib: float
     evidence_mib: float
-    """Of the database: the decisions with their evidence."""
+    """The files of the decisions, with their evidence."""
     files: int
 
 
@@ -426,8 +427,8 @@ def show(found: list[Measured], gang: int) -> None:
     _columns(costs, "jobs", "all", "claim", "plan", "judge", "plans", "judged", "one plan s", "× smallest")
     for one in found:
         hours_of = (f"{value:.2f}" for value in (one.makespan_h, one.critical_path_h, one.work_h, one.over_bound))
-        sizes = (f"{value:.0f}" for value in (one.loop_s, one.memory_mib, one.database_mib, one.evidence_mib))
-        times.add_row(f"{one.jobs:,}", *hours_of, *sizes, f"{one.files:,}")
+        sizes = (f"{value:.0f}" for value in (one.loop_s, one.memory_mib, one.database_mib))
+        times.add_row(f"{one.jobs:,}", *hours_of, *sizes, f"{one.evidence_mib:.2f}", f"{one.files:,}")
         each = (f"{value:,.0f}" for value in (one.us_per_job, one.claim_us, one.plan_us, one.judge_us))
         costs.add_row(
             f"{one.jobs:,}",

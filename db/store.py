@@ -61,6 +61,15 @@ Batch = tuple[str, int, Sequence[Point], int]
 """Job, attempt, points read from its metrics.jsonl, bytes of it read so far."""
 
 
+class Final(NamedTuple):
+    """What a job scored on a metric in the end."""
+
+    value: float
+    """The mean of its last measurements."""
+    step: int
+    """Of the last of them."""
+
+
 class State(NamedTuple):
     """How far the records of a study have come."""
 
@@ -83,7 +92,10 @@ NETWORK_FILESYSTEMS = re.compile(
 )
 """Where SQLite's locks and shared memory are not to be trusted."""
 
-INSERT_POINTS = "INSERT OR IGNORE INTO metrics (attempt_id, name, step, value) VALUES (?, ?, ?, ?)"
+INSERT_POINTS = (
+    "INSERT INTO metrics (attempt_id, name, step, value) VALUES (?, ?, ?, ?) ON CONFLICT (attempt_id, name, step) "
+    "DO UPDATE SET value = excluded.value WHERE metrics.value IS NOT excluded.value"
+)
 """In the driver's own words: 3 times as fast as building each row's parameters from a dict."""
 
 
@@ -314,9 +326,9 @@ class Store:
         return self.add_batches([(job, attempt, points, offset)])
 
     def add_batches(self, batches: Iterable[Batch]) -> int:
-        """Write points, and how far each file was read, in one transaction; return how many points were new.
+        """Write points, and how far each file was read, in one transaction; return how many points were new or changed.
 
-        Reading the same bytes twice adds nothing: (job, attempt, name, step) is the key, and the first value stands.
+        Reading the same bytes twice adds nothing: (job, attempt, name, step) is the key, and what was measured last stands.
         StoreError if an attempt is not in the database.
         """
         with self._writing() as connection:
@@ -347,10 +359,14 @@ class Store:
 
         keys: None means all jobs. names: metric -> over how many measurements.
         """
-        found: dict[str, dict[str, float]] = {}
+        return {key: {name: final.value for name, final in of_job.items()} for key, of_job in self.finals(keys, names).items()}
+
+    def finals(self, keys: Collection[str] | None, names: Mapping[str, int]) -> dict[str, dict[str, Final]]:
+        """Like final_values, each with the step at which it was taken."""
+        found: dict[str, dict[str, Final]] = {}
         for name, last in names.items():
             for key, steps in self._last(name, last, keys).items():
-                found.setdefault(key, {})[name] = sum(steps.values()) / len(steps)
+                found.setdefault(key, {})[name] = Final(sum(steps.values()) / len(steps), max(steps))
         return found
 
     def latest(self, keys: Collection[str] | None, names: Iterable[str]) -> dict[str, dict[str, tuple[int, float]]]:

@@ -14,6 +14,7 @@ import pytest
 from ablate import answers, cli, evidence
 from ablate.audit import audit, evidence_keys, recorded_results
 from ablate.desk import Desk, open_desk
+from ablate.pooled import looked_in
 from ablate.runs_toml import read_study
 from tests.written_study import NOW, STUDY, written_desk
 
@@ -83,7 +84,7 @@ def test_an_untouched_study_follows(desk: Desk, typed: Any) -> None:
 
 def test_one_number_changed_in_the_database_names_the_decision_that_fell_and_the_job(desk: Desk, typed: Any) -> None:
     for seed in (42, 43, 44):
-        tamper(desk, f"F1-s{seed}", 1.0)
+        tamper(desk, f"F1-s{seed}", 1 + (seed - 42) / 1000)
     assert verdicts(desk) == {"freeze": "fell", "lr": "moved", "lock": "fell"}
     code, out, _ = typed("audit", "--json")
     document = json.loads(out)
@@ -169,7 +170,7 @@ def test_what_a_person_decided_follows_from_that_person(desk: Desk) -> None:
 
 def test_the_evidence_of_a_decision_is_every_job_it_saw(desk: Desk) -> None:
     record = desk.store.decisions()["freeze"]
-    keys = evidence_keys(record)
+    keys = evidence_keys(desk, record)
     assert len(keys) == len(desk.store.jobs())
     results = recorded_results(desk, set(record.jobs))
     assert {run: len(of_run) for run, of_run in results.items()} == {"F3": 3, "F1": 3}
@@ -204,6 +205,17 @@ def test_explain_and_take_are_not_given_together(typed: Any) -> None:
     assert "--explain records nothing and --take does" in err
 
 
+def test_decisions_recorded_when_every_pool_named_all_its_jobs_are_audited_as_ever(desk: Desk) -> None:
+    evidence.decide(desk, NOW)
+    for record in desk.store.decisions().values():
+        keys = sorted(looked_in(record, desk.store.all_decisions()))
+        whole = [{**one, "pool": {**one["pool"], "jobs": keys}} if one.get("pool") else one for one in record.comparisons]
+        sql(desk, "UPDATE decisions SET comparisons = ? WHERE number = ?", json.dumps(whole), record.number)
+        desk.folders.decision(record.number, record.name).unlink()
+    assert set(verdicts(desk).values()) == {"follows"}
+    assert len(evidence_keys(desk, desk.store.decisions()["lr"])) == len(desk.store.jobs())
+
+
 def test_a_decision_taken_without_its_pool_in_the_record_can_still_be_audited(desk: Desk) -> None:
     evidence.decide(desk, NOW)
     for record in desk.store.decisions().values():
@@ -212,3 +224,12 @@ def test_a_decision_taken_without_its_pool_in_the_record_can_still_be_audited(de
         path = desk.folders.decision(record.number, record.name)
         path.unlink()
     assert verdicts(desk)["freeze"] in ("follows", "moved")
+
+
+def test_another_result_of_the_same_job_than_an_earlier_record_was_taken_at_is_told(desk: Desk) -> None:
+    tamper(desk, "F1-s43", 1.3)
+    evidence.decide(desk, NOW)
+    found = problems(desk, "freeze")
+    assert "F1@43 val_loss: record 1 was taken at" in found
+    assert "the database says 1.3: another result of the same job" in found
+    assert verdicts(desk)["freeze"] == "moved"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import signal
 import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ablate import answers, cli, drawing, screens
 from ablate.clock import utc_now
@@ -20,80 +24,14 @@ from ablate.desk import Desk, open_desk
 from ablate.launch import Event, Outcome, Progress, Tick
 from ablate.plan import PlannedJob
 from ablate.runs_toml import read_study
-from db.records import DecisionRecord, JobRecord, Point
+from ablate.study import UserError
+from ablate.tables import load
+from benchmarks.plan import study_of
+from db.records import AttemptRecord, DecisionRecord, JobRecord, Point
+from tests.conftest import repository_environment
+from tests.shared_study import STUDY as SHARED
+from tests.small_study import FINAL, OFF, STUDY, TRAINER
 
-STUDY = """
-[study]
-name             = "small"
-asks             = "Which recipe?"
-baseline         = "F3"
-trainer          = { command = "{python} train.py {folder}", metrics = { file = "log.jsonl" } }
-gpus_per_run     = 2
-hours_per_run    = 0.5
-usd_per_gpu_hour = 2.0
-
-[settings]
-model.frozen = false
-optim.lr     = 0.01
-optim.ratio  = 10.0
-
-[runs]
-F3  = {}
-F1  = { model.frozen = true }
-LR1 = "F3"
-LR2 = { optim.ratio = 100.0 }
-D1  = { from = ["freeze", "lr"], optim.lr = 0.02 }
-
-[seeds]
-every = [42, 43, 44]
-
-[metrics]
-val_loss = { better = "lower", margin = 0.05, noise = 0.02, unit = "nats" }
-
-[sweep1]
-asks    = "How much should we freeze?"
-compare = ["F1", "F3"]
-on      = "val_loss"
-decide.freeze = [
-  ["F1 no worse than F3", "F1", "frozen is as good and cheaper"],
-  ["F3 better than F1",   "F3", "full unfreeze is justified"],
-  ["otherwise",           "F3", "not shown either way"],
-]
-
-[sweep2]
-asks    = "Which ratio?"
-compare = ["LR1", "LR2"]
-on      = "val_loss"
-skip    = { if = "freeze took F1", because = "only the connector learns" }
-decide.lr = [
-  ["LR2 better than LR1", "LR2", "another ratio beats 10:1"],
-  ["otherwise",           "LR1", "10:1 stays"],
-]
-learn = [
-  ["LR2 worse than LR1", "100:1 is too much"],
-  ["LR2 diverged",       "100:1 blows up"],
-]
-
-[blocks]
-1 = ["F3", "F1"]
-2 = ["LR2", "D1"]
-
-[lock]
-after = 2
-
-[profile.tiny]
-study.hours_per_run = 0.1
-"""
-
-TRAINER = """
-import json, pathlib, sys
-with (pathlib.Path(sys.argv[1]) / "log.jsonl").open("w") as log:
-    for step in range(1, 4):
-        log.write(json.dumps({"step": step, "val_loss": 1 / step}) + "\\n")
-print("trained")
-"""
-
-FINAL = {"F3": 1.0, "F1": 1.3, "LR2": 1.2}
 NOW = "2026-11-22T12:00:00Z"
 
 
@@ -124,7 +62,7 @@ def write_job(desk: Desk, job: PlannedJob, state: str, last: float = math.nan) -
     desk.store.save_job(JobRecord(job.key, job.run, job.seed, job.settings, 2, NOW))
     number = desk.store.claim(job.key, started_at=utc_now(), host="here", gpus=2, code_hash="")
     assert number is not None
-    final = (FINAL[job.run] if math.isnan(last) else last) + {42: 0.0, 43: 0.01, 44: -0.01}[job.seed]
+    final = (FINAL[job.run] if math.isnan(last) else last) + OFF[job.seed]
     points = [Point(job.key, number, step, "val_loss", final + 1 / step) for step in (1, 10, 100)]
     points += [
         Point(job.key, number, 1000, name, value)
@@ -173,7 +111,7 @@ def test_plan_lists_every_job_with_what_the_specification_names(ablate: Any) -> 
     assert said.code == 0
     document = said.document
     assert (document["study"], document["profile"]) == ("small", "full")
-    assert {job["id"] for job in document["jobs"]} >= {"F3-s42", "F1-s44", "LR2-s43", "D1-s42", "D1-start-s42"}
+    assert {job["id"] for job in document["jobs"]} >= {"F3-s42", "F1-s44", "LR2-s43", "D1-s42"}
     first = document["jobs"][0]
     wanted = ["key", "id", "run", "seed", "sweep", "block", "state", "reason", "change", "gpus", "gpu_hours", "cost"]
     assert set(wanted) <= set(first)
@@ -191,9 +129,9 @@ def test_plan_lists_every_job_with_what_the_specification_names(ablate: Any) -> 
 def test_totals_add_up_and_the_chain_goes_through_the_decisions(ablate: Any) -> None:
     document = ablate("plan", "--json", "--gpus", "4").document
     totals = document["totals"]
-    assert totals["gpu_hours"] == sum(job["gpu_hours"] for job in document["jobs"]) == 15.0
-    assert totals["cost"] == 30.0
-    assert totals["wall_hours"] == 4.0
+    assert totals["gpu_hours"] == sum(job["gpu_hours"] for job in document["jobs"]) == 12.0
+    assert totals["cost"] == 24.0
+    assert totals["wall_hours"] == 3.5
     assert totals["critical_path_hours"] == 1.5
     assert [id.split("-")[0] for id in totals["critical_path"]] == ["F3", "LR2", "D1"]
     assert totals["hours_source"] == "declared"
@@ -214,8 +152,8 @@ def test_finished_jobs_count_as_booked_and_give_their_hours_to_the_others(desk: 
 
 def test_plan_groups_seeds_says_what_is_waited_for_and_ends_with_the_next_step(ablate: Any) -> None:
     out = ablate("plan", "--profile", "tiny").out
-    assert "small · tiny · 15 jobs, 2 GPUs each" in out
-    assert "F1        42 43 44  ready" in out
+    assert "small · tiny · 12 jobs, 2 GPUs each" in out
+    assert "F1   42 43 44  ready" in out
     assert "waiting: LR2-s42, LR2-s43, LR2-s44: decision freeze is open: it may skip sweep2" in out
     assert "chain    18 min at least" in out
     assert out.endswith("Next: ablate launch --profile tiny\n")
@@ -351,6 +289,37 @@ def test_status_shows_running_jobs_from_the_database(desk: Desk, ablate: Any) ->
     assert "42: 1   43: 1.01   44: 0.99" in out
 
 
+def test_what_was_spent_stays_spent_when_a_row_is_taken_out(desk: Desk, folder: Path, ablate: Any) -> None:
+    write(desk, "F3", "F1", "LR2")
+    before = ablate("status", "--json").document
+    assert (before["gpu_hours"], before["cost"], before["orphan_gpu_hours"]) == (9.0, 18.0, 0.0)
+    text = (folder / "runs.toml").read_text().replace("optim.ratio = 100.0", "optim.ratio = 50.0")
+    (folder / "runs.toml").write_text(text)
+    after = ablate("status", "--json").document
+    assert (after["gpu_hours"], after["cost"], after["orphan_gpu_hours"]) == (9.0, 18.0, 3.0)
+    assert "spent    9.00 GPU-hours · $18.00 (3.00 of them on jobs no longer asked for)" in ablate("status").out
+    plan = ablate("plan").out
+    assert "spent    9.00 GPU-hours · $18.00 (3.00 of them on jobs no longer asked for)" in plan
+    assert "no longer ask for; kept, not used" in " ".join(plan.split())
+
+
+def test_what_status_costs_grows_with_the_jobs_not_with_their_square(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "runs.toml").write_text(study_of(2_000))
+    desk = open_desk(read_study(tmp_path / "runs.toml"))
+    desk.store.take_over(
+        (
+            JobRecord(str(job.key), job.run, job.seed, job.settings or {}, 2, NOW),
+            AttemptRecord(str(job.key), 1, "done", NOW, NOW, gpus=2, gpu_s=7200.0),
+            [],
+        )
+        for job in desk.plan().jobs[::2]
+    )
+    began = time.process_time()
+    screens.status(answers.status(desk))
+    assert time.process_time() - began < 1.5, "it was twice that, when it grew with the square"
+    assert "and 800 more runs: ask for --json" in capsys.readouterr().out
+
+
 def test_following_status_says_a_line_whenever_it_changes(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     asked = 0
 
@@ -425,7 +394,67 @@ def test_logs_print_the_end_of_the_last_attempt_s_log(desk: Desk, ablate: Any) -
 def test_logs_of_what_has_not_run_say_so(ablate: Any) -> None:
     said = ablate("logs", "LR2@42")
     assert said.code == 2
-    assert said.err.startswith("Error: nothing has run yet, so there is no log: LR2-s42 is waiting (decision freeze is open")
+    assert said.err.startswith("Error: there is no log yet: LR2-s42 is waiting (decision freeze is open")
+
+
+def test_following_a_log_waits_for_it_and_says_so_once(desk: Desk, folder: Path) -> None:
+    job = desk.plan().of_run("F3")[0]
+    log = desk.folders.log(job.key or "", 1)
+    words = [sys.executable, "-m", "ablate.cli", "logs", "F3@42", "-f"]
+    follower = subprocess.Popen(words, cwd=folder, env=repository_environment(), stdout=subprocess.PIPE, text=True)
+    assert follower.stdout is not None
+    try:
+        said = "there is no log yet: F3-s42 is ready (nothing is missing). It is shown as soon as it is there; Ctrl-C leaves\n"
+        assert follower.stdout.readline() == said
+        write_job(desk, job, "running")
+        log.parent.mkdir(parents=True)
+        log.write_text("line 1\n")
+        assert follower.stdout.readline().startswith("F3-s42 attempt 1 (running)")
+        assert follower.stdout.readline() == "line 1\n"
+        follower.send_signal(signal.SIGINT)
+        assert (follower.stdout.read(), follower.wait(10)) == ("", 0)
+    finally:
+        follower.kill()
+        follower.wait()
+
+
+@pytest.mark.parametrize(
+    ("state", "rank", "message"),
+    [
+        ("failed", 0, "there is no log: F3-s42 is failed"),
+        ("running", 2, "there is no log of rank 2: ranks count from 0, and there are 2"),
+    ],
+)
+def test_a_log_that_never_comes_is_not_waited_for(desk: Desk, state: str, rank: int, message: str) -> None:
+    job = desk.plan().of_run("F3")[0]
+    for _ in range(3 if state == "failed" else 1):
+        write_job(desk, job, state)
+    jobs = [one for one in desk.plan().jobs if one.id == job.id]
+    with pytest.raises(UserError) as caught:
+        screens.follow_logs(lambda: answers.logs(desk, jobs, 40, rank))
+    assert message in str(caught.value)
+
+
+SEEDLESS = "the trainer's command does not say {seed}: nothing tells the 3 jobs of a run apart. "
+
+
+@pytest.mark.parametrize(
+    ("command", "script", "told"),
+    [
+        ("{python} train.py {folder}", "", True),
+        ("{python} train.py {--key=value}", "config.json", True),
+        ("{python} train.py {folder}", "json.load(open(sys.argv[1] + '/config.json'))['seed']", False),
+        ("{python} train.py --seed={seed}", "", False),
+    ],
+)
+def test_a_command_that_is_not_told_its_seed_is_noted(folder: Path, ablate: Any, command: str, script: str, told: bool) -> None:
+    (folder / "runs.toml").write_text(STUDY.replace("{python} train.py {folder}", command))
+    (folder / "train.py").write_text(f"# {script}")
+    notes, checked = ablate("plan", "--json").document["notes"], ablate("check", "--only", "power", "--json").document
+    assert [note for note in notes if note.startswith(SEEDLESS)] == notes[-1:] * told
+    assert checked["seeds_note"] == (notes[-1] if told else "")
+    flags = [line for line in checked["power"] if line["level"] == "flag"]
+    assert checked["counts"]["flag"] == len(flags) + told
 
 
 # ---------------------------------------------------------------- launch
@@ -472,7 +501,6 @@ def test_launch_here_trains_one_job_and_its_numbers_are_in_the_database(desk: De
         (["lock", "--lift", "--because", "x"], "nothing is locked (profile full)"),
         (["init", "runs.toml"], "runs.toml exists already"),
         (["plan", "--nonsense"], "No such option: --nonsense"),
-        (["status", "--json", "--gpus"], "No such option: --gpus"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback_and_exits_2(ablate: Any, words: list[str], message: str) -> None:
@@ -487,6 +515,26 @@ def test_a_program_that_asked_for_a_document_gets_its_error_as_one(ablate: Any) 
     assert said.code == 2
     assert said.document == {"error": "there is no block '9'; blocks: 1, 2"}
     assert said.err == "Error: there is no block '9'; blocks: 1, 2\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["status", "--json", "--gpus"], "No such option: --gpus"),
+        (["plann", "--json"], "No such command 'plann'"),
+        (["data", "statsu", "--json"], "No such command 'statsu'"),
+        (["show", "--json"], "Missing argument"),
+        (["plan", "--gpus", "0", "--json"], "Invalid value for '--gpus'"),
+        (["plan", "--json", "F3"], "Got unexpected extra argument"),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else "",
+)
+def test_what_is_wrong_with_the_arguments_is_a_document_too(ablate: Any, words: list[str], message: str) -> None:
+    said = ablate(*words)
+    assert said.code == 2
+    assert list(said.document) == ["error"]
+    assert said.document["error"].startswith(message)
+    assert said.err == f"Error: {said.document['error']}\n"
 
 
 @pytest.mark.parametrize(
@@ -566,9 +614,9 @@ def test_away_from_a_terminal_a_launch_is_told_line_by_line(
         watcher.ask_to_stop("stop")
         assert watcher.stop_asked() == "stop"
     out = capsys.readouterr().out
-    assert "to come  15 jobs · 15.0 GPU-hours · $30.00 · 4.0 h on 4 GPUs (hours as declared)" in out
+    assert "to come  12 jobs · 12.0 GPU-hours · $24.00 · 3.5 h on 4 GPUs (hours as declared)" in out
     assert "started  F3-s42: the baseline" in out
-    assert "progress 3 running · 3 ready · 6 waiting · 0.017 GPU-hours · $0.03 · about 4.0 h left" in out
+    assert "progress 3 running · 3 ready · 6 waiting · 0.017 GPU-hours · $0.03 · about 3.5 h left" in out
     assert "F3-s42: 50%, 4,800 samples, loss 1.25, since 30 s, 30 s left" in out
 
 
@@ -583,6 +631,21 @@ def test_a_launch_ends_with_states_decisions_and_what_waits(desk: Desk, capsys: 
     assert "failed   F3-s42: 3 attempts failed, the last one: Traceback …\nRuntimeError: no space left" in out
     assert "waits    decision 'freeze' (sweep1) is open" in out
     assert out.endswith("Next: ablate logs F3@42\n")
+
+
+def test_jobs_that_failed_alike_are_told_once(desk: Desk, ablate: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for job in desk.plan().jobs:
+        for _ in range(3 if job.run in ("F3", "F1") else 0):
+            write_job(desk, job, "running")
+            log = f"step {job.seed}\nits loss {job.seed / 7}\n{'boom' if job.run == 'F1' else f'RuntimeError: {job.seed}'}"
+            number = desk.store.attempts()[job.key or ""][-1].number
+            desk.store.end_attempt(job.key or "", number, "failed", f"the command exited with code 3; its log ends:\n{log}", NOW)
+    screens.outcome(answers.outcome(desk, Outcome(desk.plan(), None, ())))
+    for out in (capsys.readouterr().out, ablate("status").out):
+        assert out.count("the command exited with code 3") == out.count("failed   F") == 2
+        assert "RuntimeError: 42\n         so did F3-s43, F3-s44\n" in out
+        assert "boom\n         so did F1-s43, F1-s44\n" in out
+        assert "RuntimeError: 43" not in out
 
 
 # ---------------------------------------------------------------- lock, init, rebuild, help
@@ -678,6 +741,98 @@ def test_a_margin_bar_has_zero_in_its_middle_and_the_margin_on_both_sides(compar
     assert screens.margin_bar(comparison) == bar
 
 
+def test_a_cell_that_a_narrow_terminal_cuts_says_so() -> None:
+    table = drawing.table("state", ">hours")
+    table.add_row("waiting", "12,345")
+    out = io.StringIO()
+    Console(file=out, width=12).print(table)
+    assert all(cell.endswith("…") for cell in out.getvalue().splitlines()[1].split())
+
+
+@pytest.mark.parametrize(
+    ("words", "to", "code", "said"),
+    [
+        ("show X9 --json", "| true", 2, "there is no run or job 'X9'"),
+        ("plan --json", ">&-", 0, ""),
+        ("plan", ">/dev/full", 2, "the answer could not be written: No space left on device"),
+        ("plan", "| grep small >&2", 0, "small ? full ? 12 jobs"),
+    ],
+    ids=["a pipe that nobody reads", "a closed stdout", "a full disk", "a terminal without our characters"],
+)
+def test_wherever_a_command_speaks_to_it_ends_without_a_traceback(
+    folder: Path, words: str, to: str, code: int, said: str
+) -> None:
+    line = f"{sys.executable} -m ablate.cli {words} {to}; exit ${{PIPESTATUS[0]}}"
+    environment = {**repository_environment(), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert not {"Traceback", "ignored"} & set(done.stderr.split())
+
+
 def test_numbers_that_are_not_finite_become_null() -> None:
     made = DecisionRecord("t", "s", "decided", "F3", "", {}, "", "rule", NOW, comparisons=({"low": -math.inf, "p": math.nan},))
     assert answers.plain(answers.decision(made))["comparisons"] == [{"low": None, "p": None}]
+
+
+# ---------------------------------------------------------------- what to do next
+
+
+def after_a_launch(desk: Desk) -> str:
+    found: str = answers.outcome(desk, Outcome(desk.plan(), None, ()))["next"]
+    return found
+
+
+def test_a_block_that_has_ended_is_followed_by_the_launch_of_what_may_start_now(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", "F1")
+    assert ablate("show", "D1", "--json").document["next"] == "ablate launch", "D1 waits: to launch it alone would start nothing"
+    assert ablate("decide", "sweep1", "--json").document["next"] == "ablate launch"
+    assert after_a_launch(desk) == "ablate launch"
+    write(desk, "LR2")
+    ablate("decide")
+    write(desk, "D1")
+    assert ablate("decide", "--json").document["next"] == after_a_launch(desk) == "ablate lock"
+
+
+def test_what_waits_to_be_trained_anew_is_launched_with_redo_stale(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3", "F1", "LR2")
+    ablate("decide")
+    write(desk, "D1")
+    ablate("decide", "sweep1", "--take", "F1", "--because", "no memory")
+    ablate("decide", "sweep2")
+    for words in (("launch", "--dry-run"), ("status",), ("plan",), ("decide",)):
+        assert ablate(*words, "--json").document["next"] == "ablate launch --redo-stale"
+    assert after_a_launch(desk) == "ablate launch --redo-stale"
+    assert ablate("launch", "--dry-run", "--redo-stale", "--json").document["next"] == "ablate launch --redo-stale"
+
+
+def test_a_decision_that_waits_for_a_job_out_of_attempts_says_retry(desk: Desk, ablate: Any) -> None:
+    write(desk, "F3")
+    for _ in range(3):
+        write(desk, "F1", state="failed")
+    assert ablate("decide", "sweep1", "--json").document["next"] == "ablate retry F1@42"
+
+
+def test_one_of_a_thing_is_told_in_the_singular(folder: Path, ablate: Any) -> None:
+    (folder / "runs.toml").write_text(STUDY.replace("gpus_per_run     = 2", "gpus_per_run     = 1"))
+    assert "12 jobs, 1 GPU each" in ablate("plan").out
+
+
+# ---------------------------------------------------------------- what is trained once
+
+
+def test_a_row_that_another_one_trains_is_found_by_its_own_name_and_counted_once(folder: Path, ablate: Any) -> None:
+    (folder / "runs.toml").write_text(SHARED.replace("[1, 2, 3]", "[42, 43, 44]"))
+    desk = open_desk(read_study(folder / "runs.toml"))
+    for job in (*desk.plan().of_run("base"), *desk.plan().of_run("b")):
+        write_job(desk, job, "done", 1.0)
+    ablate("decide")
+    shown = ablate("show", "keep", "--json").document
+    assert (shown["run"], shown["aliases"]) == ("base", ["keep"])
+    assert [job["id"] for job in ablate("show", "keep@43", "--json").document["jobs"]] == ["base-s43"]
+    plan = ablate("plan", "--json").document
+    assert "keep is the same config as base, and trained once for both" in plan["notes"]
+    assert plan["totals"]["jobs"] == sum(ablate("status", "--json").document["states"].values()) == 15
+    assert "keep and base came out as the same config" in ablate("compare", "keep", "base").out
+    finals = load(folder / "runs.toml").finals("val_loss", ["base", "keep"])
+    assert list(zip(finals["run"], finals["n"], strict=True)) == [("base", 3), ("keep", 3)]

@@ -24,6 +24,7 @@ from ablate.collect import (
     read_facts,
     read_points,
     read_result,
+    rebuild,
     rebuild_file,
     record_decision,
     record_deviation,
@@ -193,6 +194,15 @@ def test_facts_that_cannot_be_read_say_so_as_a_fact(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- three witnesses
 
 DONE, DIVERGED, BROKEN = Result("done"), Result("diverged", "loss is nan"), Result("broken", "result.json: not JSON")
+
+
+def test_of_a_command_only_the_result_of_its_runner_counts(tmp_path: Path) -> None:
+    own = {"outcome": "done", "reason": "\x1b[2Jmine", "facts": {"samples": 1}}
+    (tmp_path / "result.json").write_text(json.dumps(own))
+    assert read_result(tmp_path, of_command=True) is None
+    assert read_result(tmp_path) == Result("done", "mine", {"samples": 1})
+    (tmp_path / "result.json").write_text(json.dumps({**own, "facts": {"exit_code": 0}}))
+    assert read_result(tmp_path, of_command=True) == Result("done", "mine", {"exit_code": 0})
 
 
 @pytest.mark.parametrize(
@@ -400,3 +410,11 @@ def test_nothing_to_rebuild_from_says_so_and_leaves_the_database(store: Store, f
     with pytest.raises(UserError, match="no study has written anything there; nothing to rebuild"):
         rebuild_file(tmp_path / "study.sqlite", folders.root)
     assert list(Store.open(tmp_path / "study.sqlite", "study", "tiny").jobs()) == [KEY]
+
+
+def test_a_rebuild_says_that_what_was_frozen_is_gone(store: Store, folders: Folders) -> None:
+    folders.base.mkdir(parents=True, exist_ok=True)
+    assert rebuild(store, folders.root).complaints == (), "nothing was launched here"
+    write_json(folders.code_record, [])
+    (complaint,) = rebuild(store, folders.root).complaints
+    assert complaint.startswith(f"{folders.frozen}: it is gone, with what the first launch froze")

@@ -12,10 +12,17 @@ from typing import Any
 
 import pytest
 
-from ablate.command import Metrics, flat, render
+from ablate import crew
+from ablate.command import flat, render
+from ablate.desk import Desk, open_desk
+from ablate.failures import classify
+from ablate.launch import train_here
+from ablate.measured import Metrics
 from ablate.runs_toml import read_study
 from ablate.study import UserError, nested
+from db.records import AttemptRecord
 from tests.conftest import REPOSITORY, alive, repository_environment, until
+from tests.test_launch import Witness
 
 SETTINGS = {
     "optim": {"lr": 1e-4},
@@ -28,7 +35,7 @@ JOB = {"settings": SETTINGS, "seed": 42, "resume_from": ""}
 def folder_of(place: Path, command: str, stdout: str = "", file: str = "", **job: Any) -> Path:
     folder = place / "attempt of a job"
     folder.mkdir()
-    trainer = {"command": command, "stdout": stdout, "metrics_file": file}
+    trainer = {"command": command, "stdout": stdout, "metrics_file": file, "metrics": ["loss", "val_loss/video", "accuracy"]}
     (folder / "config.json").write_text(json.dumps({**JOB, "attempt": 2, "trainer": trainer, **job}))
     return folder
 
@@ -144,9 +151,59 @@ def test_metrics_can_come_from_a_json_lines_file(tmp_path: Path) -> None:
         "log.write(json.dumps({'step': 6, 'loss': 0.5}))",
     )
     folder = folder_of(tmp_path, "{python} train.py {folder}/log.jsonl", file="log.jsonl")
-    assert run(folder) == (0, "ablate: not a JSON object, skipped: 'garbage'\n")
+    assert run(folder) == (0, "ablate: a line: not read here, because it is no JSON object, in 'garbage'\n")
     assert measured(folder) == [(5, {"loss": float("inf")}), (6, {"loss": 0.5})]
-    assert (result(folder) or {})["outcome"] == "done"
+    ended = result(folder) or {}
+    assert (ended["outcome"], ended["facts"]["exit_code"]) == ("done", 0)
+    assert ended["reason"] == "a line: not read once, first because it is no JSON object, in 'garbage'"
+
+
+def test_a_metric_that_ends_as_nan_has_diverged_though_its_group_asks_for_digits(tmp_path: Path) -> None:
+    script(tmp_path, "print('step 1: val loss 0.5')\nprint('step 2: val loss nan')")
+    folder = folder_of(tmp_path, "{python} train.py", r"step (?P<step>\d+): val loss (?P<loss>[\d.]+)")
+    assert run(folder)[0] == 0
+    ended = result(folder) or {}
+    assert (ended["outcome"], ended["reason"]) == ("diverged", "loss was nan at step 2")
+
+
+def test_a_command_whose_last_word_on_a_metric_cannot_be_read_has_failed_and_is_not_tried_again(tmp_path: Path) -> None:
+    script(tmp_path, "print('loss 0.5')\nprint('loss 0.25e-3', end='')")
+    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>[\d.]+)")
+    code, output = run(folder)
+    why = "'0.25' is a part of what stands there; have the pattern take it whole, with \\S+, in 'loss 0.25e-3'"
+    assert output.splitlines()[-1] == f"ablate: the command ended well, but the last loss cannot be read: {why}"
+    assert classify("rank failed", (code,), output) == "code error"
+    assert result(folder) is None
+
+
+def test_what_a_script_measures_after_it_closed_its_output_counts(tmp_path: Path) -> None:
+    script(
+        tmp_path,
+        "import os, sys, time\n"
+        "os.close(1); os.close(2); time.sleep(0.3)\n"
+        "open(sys.argv[1], 'w').write('{\"step\": 9, \"loss\": 2}')",
+    )
+    folder = folder_of(tmp_path, "{python} train.py {folder}/log.jsonl", file="log.jsonl")
+    assert run(folder) == (0, "")
+    assert measured(folder) == [(9, {"loss": 2.0})]
+
+
+def test_a_progress_bar_that_rewrites_its_line_is_read_and_kept_as_it_is(tmp_path: Path) -> None:
+    text = "".join(f"loss {n}\r" for n in range(1, 4)) + "x" * 200_000 + "\nloss 4\r\n"
+    script(tmp_path, f"import sys\nsys.stdout.buffer.write({text!r}.encode())")
+    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>\S+)")
+    process = start(folder)
+    process.communicate(timeout=30)
+    assert [values["loss"] for _, values in measured(folder)] == [1, 2, 3, 4]
+
+
+def test_a_disk_that_takes_no_metrics_ends_the_command_and_fails_the_attempt(tmp_path: Path) -> None:
+    script(tmp_path, "import time\nprint('loss 1', flush=True)\ntime.sleep(60)")
+    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>\S+)")
+    (folder / "metrics.jsonl").symlink_to("/dev/full")
+    code, output = run(folder)
+    assert output.splitlines()[1].startswith(f"ablate: {folder}/metrics.jsonl: cannot be written: No space left on device.")
+    assert classify("rank failed", (code,), output) == "disk error"
 
 
 def test_metrics_in_a_file_are_seen_while_the_command_runs(tmp_path: Path) -> None:
@@ -161,20 +218,37 @@ def test_metrics_in_a_file_are_seen_while_the_command_runs(tmp_path: Path) -> No
 def test_a_command_that_fails_has_no_result_and_its_exit_code_is_kept(tmp_path: Path) -> None:
     script(tmp_path, "print('loss 1')\nraise SystemExit(3)")
     folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>\S+)")
-    assert run(folder)[0] == 3
+    assert run(folder) == (3, "loss 1\nablate: the command exited with code 3\n")
     assert result(folder) is None
+
+
+def test_a_command_that_died_of_a_signal_says_which(tmp_path: Path) -> None:
+    script(tmp_path, "import os\nprint('loss 1', flush=True)\nos.kill(os.getpid(), 11)")
+    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>\S+)")
+    assert run(folder) == (139, "loss 1\nablate: the command exited on SIGSEGV\n")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_result_that_the_script_wrote_itself_counts_for_nothing(tmp_path: Path, code: int) -> None:
+    own = {"outcome": "done", "reason": "mine", "facts": {"samples": 1}}
+    script(tmp_path, f"import sys\nopen(sys.argv[1], 'w').write({json.dumps(own)!r})\nprint('loss 1')\nsys.exit({code})")
+    folder = folder_of(tmp_path, "{python} train.py {folder}/result.json", r"loss (?P<loss>\S+)")
+    assert run(folder)[0] == code
+    assert (result(folder) is None) == bool(code)
+    assert "mine" not in str(result(folder))
 
 
 def test_a_command_that_measures_nothing_has_failed(tmp_path: Path) -> None:
     script(tmp_path, "print('done')")
     folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>\S+)")
-    assert run(folder) == (1, "done\nablate: the command ended well, but no line of its output matches 'loss (?P<loss>\\\\S+)'\n")
+    assert run(folder) == (2, "done\nablate: the command ended well, but no line of its output matches 'loss (?P<loss>\\\\S+)'\n")
     assert result(folder) is None
 
 
 def test_a_command_that_is_not_there_has_failed(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "no-such-trainer", r"loss (?P<loss>\S+)")
-    assert run(folder) == (127, "cannot run 'no-such-trainer': No such file or directory\n")
+    words = "cannot run 'no-such-trainer': No such file or directory\nablate: the command exited with code 127\n"
+    assert run(folder) == (127, words)
 
 
 def test_a_stopped_command_may_save_and_has_not_ended_even_if_it_leaves_with_zero(tmp_path: Path) -> None:
@@ -214,7 +288,7 @@ def test_only_the_first_rank_keeps_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_none_was_not_measured(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path, 2)
+    metrics = Metrics(tmp_path, 2, ["rate"])
     metrics.read_json('{"step": 3, "loss": "n/a", "flag": true, "rate": "1e-3"}')
     assert measured(tmp_path) == [(3, {"rate": 0.001})]
 
@@ -228,3 +302,65 @@ def test_the_unrelated_example_runs_by_its_own_command_line(tmp_path: Path) -> N
     assert output.startswith("two rings: 20 trees of depth 2\n")
     assert [step for step, _ in measured(folder)] == list(range(1, 21))
     assert 0.5 < measured(folder)[-1][1]["accuracy"] < 1.0
+
+
+STUDY = """
+[study]
+name          = "scripts"
+baseline      = "A"
+trainer       = { command = "{python} train.py {folder} {seed}", metrics = { file = "log.jsonl" } }
+gpus_per_run  = 1
+hours_per_run = 1.0
+[settings]
+rate = 1.0
+[runs]
+A = {}
+[seeds]
+every = [1]
+[metrics]
+loss = { better = "lower", margin = 0.1 }
+[sweep1]
+on = "loss"
+compare = ["A"]
+decide.rate = [["otherwise", "A", "the only one"]]
+[blocks]
+1 = ["A"]
+[lock]
+after = 1
+"""
+LOGS = 'import os, sys\nlog = open(sys.argv[1] + "/log.jsonl", "w")\n'
+
+
+def trained(place: Path, code: str) -> tuple[AttemptRecord, Witness, Desk]:
+    """The one job of a study whose script is `code`, trained for real."""
+    (place / "runs.toml").write_text(STUDY)
+    script(place, LOGS + code)
+    desk, witness = open_desk(read_study(place / "runs.toml")), Witness()
+    return train_here(desk, desk.plan().jobs[0], witness), witness, desk
+
+
+def test_of_two_values_at_one_step_the_later_is_the_result(tmp_path: Path) -> None:
+    record, _, desk = trained(tmp_path, r"""log.write('{"step": 100, "loss": 9.0}\n{"step": 100, "loss": 1.0}\n')""")
+    assert (record.state, record.reason) == ("done", "")
+    assert desk.store.final_values([record.job], {"loss": 1}) == {record.job: {"loss": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        ("print('no data'); sys.exit(3)", "the command exited with code 3; its log ends:\nno data"),
+        ("os.kill(os.getppid(), 9)", "rank failed, without a result.json"),
+    ],
+)
+def test_a_result_of_the_scripts_own_does_not_make_a_failed_attempt_done(tmp_path: Path, ending: str, reason: str) -> None:
+    own = """open(sys.argv[1] + "/result.json", "w").write('{"outcome": "done", "reason": "mine"}')"""
+    record, _, _ = trained(tmp_path, f"""log.write('{{"step": 1, "loss": 1.0}}')\n{own}\n{ending}""")
+    assert (record.state, record.reason) == ("failed", reason)
+
+
+def test_a_large_log_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "LARGE_LOG", 3 * 2**20)
+    record, witness, desk = trained(tmp_path, f"""log.write('{{"step": 1, "loss": 1.0}}')\nprint("x" * {3 * 2**20})""")
+    log = desk.folders.log(record.job, 1)
+    assert (record.state, log.stat().st_size) == ("done", 3 * 2**20 + 1)
+    assert witness.of("note") == [f"{record.job}: its log has 3 MiB, and all of it is kept: {log}"]

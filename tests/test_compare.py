@@ -27,7 +27,7 @@ from ablate.compare import (
     seeds_to_see,
     within,
 )
-from ablate.fairness import ledger
+from ablate.fairness import ledger, unfair
 from ablate.study import Metric
 from tests.studies import LOSS, VQA, jobs, settings_of
 
@@ -316,7 +316,7 @@ def test_a_run_that_did_not_measure_the_metric_shows_nothing():
 
 
 def test_seeds_without_any_spread_give_an_exact_answer():
-    pool = pool_of(LOSS, A=[0.1, 0.1], B=[0.5, 0.5])
+    pool = Pool("val_loss", 0.0, 2, "measured")
     found = compare(LOSS, of("A", [0.1, 0.1]), of("B", [0.5, 0.5]), pool, 0.05)
     assert (found.low, found.high, found.p, found.holds) == (-0.4, -0.4, 0, ("better", "no worse"))
 
@@ -341,8 +341,9 @@ def test_the_numbers_read_as_in_the_design_page():
 # ---------------------------------------------------------------- fairness
 
 
-def checks(a, b, declared=()):
-    return {check.name: check for check in ledger(a, b, declared, frozenset(settings_of("F3")) - {"log.every"})}
+def checks(a, b, declared=(), **reasons):
+    found = ledger(a, b, declared, frozenset(settings_of("F3")) - {"log.every"}, "val_loss", **reasons)
+    return {check.name: check for check in found}
 
 
 FACTS = {"manifest_hash": "m1", "eval_hash": "e1", "samples": 9600, "device": "cpu", "versions": {"torch": "2.11"}}
@@ -421,6 +422,13 @@ def test_compute_is_equal_within_what_a_last_step_can_make(flops, ok):
     assert check.a == "1e+12"
 
 
+def test_the_interval_of_no_worse_says_what_it_covers():
+    """At the first of the looks [3, 5] each bound spends 0.0114 of its 0.05."""
+    a, b, pool = of("A", [0.5, 0.51]), of("B", [0.5, 0.52]), Pool("val_loss", 0.01, 6, "measured")
+    assert " (90 %) " in number_text(compare(LOSS, a, b, pool, 0.05))
+    assert " (97.7 %) " in number_text(compare(LOSS, a, b, pool, 0.05, 0.0114))
+
+
 def test_a_comparison_says_how_many_seeds_of_each_run_diverged_and_what_its_noise_was_looked_for_in():
     found = {"F3": jobs("F3", [0.5, 0.52, 0.51]), "F1": jobs("F1", [0.4, "diverged", 0.41])}
     pool = noise_pool(LOSS, found)
@@ -430,3 +438,55 @@ def test_a_comparison_says_how_many_seeds_of_each_run_diverged_and_what_its_nois
     assert told["diverged"] == [[1, 3], [0, 3]]
     assert len(told["pool"]["jobs"]) == 6
     assert told["pool"]["runs"] == ["F3", "F1"]
+
+
+def stepped(run, *steps):
+    return [replace(job, steps={"val_loss": step}) for job, step in zip(jobs(run, [0.1, 0.2, 0.3]), steps, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ok", "told"),
+    [
+        ((300, 300, 300), (300, 300, 300), True, ("300", "300")),
+        ((300, 300, 300), (1000, 1000, 1000), False, ("300", "1,000")),
+        ((300, 100, 300), (300, 300, 300), False, ("100, 300", "300")),
+    ],
+)
+def test_values_taken_at_different_steps_block_the_verdict(a, b, ok, told):
+    check = checks(stepped("A", *a), stepped("B", *b))["last step"]
+    assert (check.ok, check.unfair, (check.a, check.b)) == (ok, not ok, told)
+    if not ok:
+        assert unfair([check]) == f"not fair: last step differs: {told[0]} / {told[1]}"
+
+
+@pytest.mark.parametrize("setting", ["train.samples", "train.flops", "train.batch_samples"])
+def test_a_declared_budget_or_batch_declares_other_steps(setting):
+    a, b = stepped("A", 300, 300, 300), stepped("B", 150, 150, 150)
+    assert not checks(a, b, {setting})["last step"].unfair
+    assert checks(a, b, {"optim.lr"})["last step"].unfair
+    assert not checks(a, b, {"optim.lr"}, mix_steps="runs stop when they converge")["last step"].unfair
+
+
+def test_where_no_steps_are_known_nothing_is_said_of_them():
+    assert checks(jobs("A", [0.1]), jobs("B", [0.2]))["last step"].ok is None
+
+
+def test_a_run_that_is_the_same_whatever_its_seed_blocks_the_verdict():
+    a, b = jobs("A", [0.5, 0.5, 0.5]), jobs("B", [0.4, 0.41, 0.42])
+    check = checks(a, b)["seeds"]
+    assert (check.ok, check.a, check.b) == (False, "all 3 gave 0.5", "they differ")
+    assert unfair([check]) == "not fair: the trainer does not use its seed: all 3 gave 0.5"
+    assert checks(b, b)["seeds"].ok
+    assert "seeds" not in checks(a[:1], b[:1])
+
+
+def test_a_run_that_is_the_same_whatever_its_seed_lends_no_noise():
+    pool = pool_of(LOSS, A=[0.5, 0.5, 0.5], B=[0.4, 0.41, 0.42])
+    assert (pool.runs, pool.sd, pool.df) == (("B",), pytest.approx(0.01), 2)
+    assert pool.left_out == {"A": "seeds made no difference: all 3 gave 0.5"}
+
+
+def test_another_metric_or_fact_tells_seeds_apart_where_a_coarse_one_does_not():
+    coarse = [replace(job, values={"val_loss": 0.5, "image_vqa": 0.1 * job.seed}) for job in jobs("A", [0.5, 0.5])]
+    weighed = [replace(job, facts={"initial_weights_hash": f"w{job.seed}"}) for job in jobs("A", [0.5, 0.5])]
+    assert checks(coarse, weighed)["seeds"].ok

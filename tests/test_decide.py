@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ablate.conditions import ITS_START, AllOf, AnyOf, Compared, Ended, Otherwise, Took, Within
-from ablate.decide import decide_sweep, overrule, superseded
+from ablate.decide import decide_sweep, overrule, rests_on_the_same, superseded, turned_because
 from ablate.study import Learn, Skip, Take, UserError
 from db.records import DecisionRecord
 from tests.studies import LOSS, jobs, settings_of, study, sweep, tree
@@ -110,6 +110,36 @@ def test_a_decision_carries_its_numbers_its_jobs_and_what_it_sets():
     json.dumps(record.comparisons, allow_nan=False)
 
 
+def test_seeds_that_diverged_are_told_where_it_is_decided():
+    shown = one(results(**{**TINY, "F1": [0.38, "diverged", 0.34]}))
+    assert (shown.took, shown.because.rpartition("; ")[2]) == ("F3", "1 of 3 seeds of F1 diverged")
+    kept = one(results(**{**TINY, "F1": ["diverged", 0.15, 0.25]}))
+    assert (kept.line, kept.because) == ("otherwise", "not shown either way; 1 of 3 seeds of F1 diverged")
+
+
+def test_values_taken_at_different_steps_decide_nothing_until_the_file_says_why():
+    def stepped(run, step):
+        return [replace(job, steps={"val_loss": step}) for job in jobs(run, TINY[run])]
+
+    found = {"F1": stepped("F1", 100), "F2": stepped("F2", 300), "F3": stepped("F3", 300)}
+    record = one(found)
+    assert record.line == "otherwise"
+    assert "F3 and F1 on val_loss: not fair: last step differs: 300 / 100" in record.because
+    (meant,) = decide(replace(STUDY, mix_steps="they converge"), "sweep1", found).decisions
+    assert meant.line == "F3 better than F1"
+    assert "last steps differ (300 / 100): they converge" in meant.comparisons[-1]["labels"]
+
+
+def test_a_decision_whose_ledger_is_another_now_does_not_rest_on_the_same():
+    def at(step):
+        return one({run: [replace(job, steps={"val_loss": step[run]}) for job in jobs(run, TINY[run])] for run in TINY})
+
+    fair, unfair = at({"F1": 300, "F2": 300, "F3": 300}), at({"F1": 100, "F2": 300, "F3": 300})
+    assert rests_on_the_same(fair, fair)
+    assert not rests_on_the_same(unfair, fair)
+    assert turned_because(unfair, fair) == "F1 − F3 on val_loss: last step is not equal now"
+
+
 def test_a_run_that_diverged_loses_by_that_and_not_by_a_comparison():
     record = one(results(**{**TINY, "F3": ["diverged", "diverged", 0.1]}))
     assert record.because == "full unfreezing is unstable: F3 diverged (2 of 3 seeds)"
@@ -157,7 +187,9 @@ def test_a_verdict_that_hangs_on_an_unmeasured_comparison_is_missing():
 
 def test_the_best_is_sought_among_those_that_beat_the_baseline():
     """LR3 has the better mean but too few seeds to show it; LR4 is shown."""
-    spread = {"F3": [0.9] * 4, "LR2": [1.0] * 4, "LR4": [0.5] * 4, "LR3": [0.1, 0.9, -0.6]}
+    near = [-0.01, 0.0, 0.0, 0.01]
+    spread = {run: [mean + off for off in near] for run, mean in (("F3", 0.9), ("LR2", 1.0), ("LR4", 0.5))}
+    spread["LR3"] = [0.1, 0.9, -0.6]
     found = results(**spread)
     noise = {f"N{i}": jobs(f"N{i}", [0, 0.05, 0.1]) for i in range(4)}
     (record,) = decide(study(sweep("sweep2", LR)), "sweep2", {**found, **noise}).decisions
@@ -168,7 +200,8 @@ def test_the_best_is_sought_among_those_that_beat_the_baseline():
 
 def test_any_of_takes_the_best_mean_of_those_shown():
     noise = {f"N{i}": jobs(f"N{i}", [0, 0.05, 0.1]) for i in range(4)}
-    found = results(F3=[0.9] * 3, LR2=[0.5] * 3, LR3=[0.3] * 3, LR4=[0.9] * 3) | noise
+    means = {"F3": 0.9, "LR2": 0.5, "LR3": 0.3, "LR4": 0.9}
+    found = results(**{run: [mean, mean + 0.01, mean + 0.02] for run, mean in means.items()}) | noise
     (record,) = decide(study(sweep("sweep2", LR)), "sweep2", found).decisions
     assert record.took == "LR3"
 
@@ -276,8 +309,8 @@ MIX = tree(
 
 
 @pytest.mark.parametrize(("start", "values", "took", "sets"), [
-    ("D1-start", [0.5, 0.5], "D1", {"data.mix": {"video": 0.9, "image": 0.1}}),
-    ("F2", [0.5, 0.5], "D1", {"data.mix": {"video": 0.9, "image": 0.1}}),
+    ("D1-start", [0.5, 0.51], "D1", {"data.mix": {"video": 0.9, "image": 0.1}}),
+    ("F2", [0.5, 0.51], "D1", {"data.mix": {"video": 0.9, "image": 0.1}}),
     ("D1-start", [0.1, 0.1], "D1-start", {}),
 ])  # fmt: skip
 def test_a_row_from_winners_is_compared_with_the_run_that_is_its_start(start, values, took, sets):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ablate.failures import POLICIES, FailureClass, Policy, classify, named, tries_left
+from ablate.failures import POLICIES, FailureClass, Policy, classify, in_words, named, tries_left
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 7, in <module>\n    step()\n'
 
@@ -59,6 +59,29 @@ def test_each_class_is_recognised(seen: str, codes: Sequence[int], log: str, kin
 def test_what_python_really_prints_is_recognised(code: str, kind: FailureClass) -> None:
     ended = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert classify("rank failed", (ended.returncode,), ended.stderr) == kind
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("", "rank failed, without a result.json"),
+        ("ValueError\n", "rank failed, without a result.json; its log ends:\nValueError"),
+        ("ablate: the command exited with code 3", "the command exited with code 3"),
+        ("ValueError\nablate: the command exited with code 3\n", "the command exited with code 3; its log ends:\nValueError"),
+        (
+            "ablate: loss: not read here, because …\nKilled\nablate: the command exited on SIGKILL",
+            "the command exited on SIGKILL; its log ends:\nKilled",
+        ),
+        ("loss 1\nablate: the command ended well, but the last loss …", "the command ended well, but the last loss …"),
+    ],
+)
+def test_a_command_that_failed_is_told_in_the_words_of_its_runner(log: str, words: str) -> None:
+    assert in_words("rank failed", log) == words
+
+
+def test_what_the_runner_of_a_command_says_hides_no_sign_in_its_log() -> None:
+    log = "CUDA out of memory\n1\n2\nablate: loss: not read here, because …\nablate: the command exited with code 1"
+    assert classify("rank failed", (1,), log) == "out of memory"
 
 
 @pytest.mark.parametrize(

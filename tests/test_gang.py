@@ -204,6 +204,13 @@ def test_only_the_end_of_a_long_log_is_quoted(tmp_path: Path) -> None:
     assert len(end.log_tail.splitlines()) == 20
 
 
+def test_what_a_terminal_would_obey_is_not_quoted(tmp_path: Path) -> None:
+    said = "\x1b[31mred\x1b[2J \x1b]8;;file:///etc/passwd\x07link\x1b]8;;\x1b\\ \x07\x1bc\x9b5A\u202eleft\ttab\x00 \x1b]0;open"
+    end = run_gang(Gang(tmp_path, python(f"import sys; sys.stdout.buffer.write({said!r}.encode())")), Stop())
+    assert end.log_tail == "red link 5Aleft\ttab "
+    assert (tmp_path / "rank0.log").read_text() == said
+
+
 def gang_of(arguments: list[str]) -> int:
     """Run by FailingDisk: a gang of two ranks in the folder given, as a supervisor would."""
     end = run_gang(Gang(Path(arguments[0]), python("print('trained')"), ranks=2), Stop())

@@ -10,6 +10,7 @@ from ablate import collect, intervene
 from ablate.claim import claim
 from ablate.clock import utc_now
 from ablate.desk import Desk
+from ablate.folders import write_json
 from ablate.gang import Gang, Stop, run_gang
 from ablate.intervene import launch_is_asked_to_stop, retry, stop_all, stop_jobs
 from ablate.jobs import Cluster
@@ -19,7 +20,7 @@ from ablate.study import UserError
 from db.records import AttemptState
 from db.store import Store
 from tests.test_gang import SAVES_ON_SIGTERM, python
-from tests.test_launch import SMALL, Tick, Witness, desk_of, run
+from tests.test_launch import SMALL, Event, Tick, Witness, desk_of, run
 
 NOW = "2026-11-22T12:00:00Z"
 SLOW = SMALL.replace("faults.seconds       = 0.0", "faults.seconds       = 8.0")
@@ -112,10 +113,33 @@ def test_stopping_everything_does_not_undo_that_a_job_was_stopped_for_good(desk:
 
 def test_a_gang_stops_when_its_folder_says_so(desk: Desk) -> None:
     folder = begin(desk)
-    assert stop_jobs(desk, [job(desk)], NOW) == ["A1-s42"]
-    ended = run_gang(Gang(folder, python(SAVES_ON_SIGTERM), cwd=str(folder)), Stop())
-    assert ended.cause == "stopped"
+    asked: list[str] = []
+    gang = Gang(folder, python(SAVES_ON_SIGTERM), cwd=str(folder))
+    ended = run_gang(gang, Stop(), lambda: asked.extend(stop_jobs(desk, [job(desk)], NOW)))
+    assert (ended.cause, len(ended.exit_codes), asked) == ("stopped", 1, ["A1-s42"])
     assert intervene.held_by(folder)
+
+
+def test_a_gang_that_is_stopped_before_its_ranks_start_starts_none(desk: Desk) -> None:
+    folder = begin(desk)
+    assert stop_jobs(desk, [job(desk)], NOW) == ["A1-s42"]
+    ended = run_gang(Gang(folder, python("open('ran', 'w')"), cwd=str(folder)), Stop())
+    assert (ended.cause, ended.exit_codes) == ("stopped", ())
+    assert not (folder / "ran").exists()
+    assert not (folder / "rank0.log").exists()
+
+
+def test_a_job_that_fails_while_it_is_stopped_stays_stopped(desk: Desk, cluster: Cluster) -> None:
+    folder = begin(desk)
+    stop_jobs(desk, [job(desk)], NOW)
+    (folder / "rank0.log").write_text("Killed\n")
+    write_json(folder / "gang.json", {"cause": "rank failed", "exit_codes": [-9], "log_tail": "Killed"})
+    run(desk, cluster, runs=("A1",))
+    assert [attempt.state for attempt in desk.store.attempts()[job(desk).key or ""]] == ["failed"]
+    assert job(desk).state == "waiting"
+    assert "`ablate retry` lets it go on" in job(desk).reason
+    retry(desk, [job(desk)], NOW)
+    assert job(desk).state == "ready"
 
 
 def test_an_attempt_that_was_given_up_dies_when_it_wakes_and_writes_in_vain(desk: Desk) -> None:
@@ -123,8 +147,8 @@ def test_an_attempt_that_was_given_up_dies_when_it_wakes_and_writes_in_vain(desk
     key = folder.parent.name
     line = '{"attempt": 1, "step": %d, "metrics": {"loss": 1.0}}\n'
     (folder / "metrics.jsonl").write_text(line % 1)
-    collect.fence(folder, NOW, len(line % 1))
-    ended = run_gang(Gang(folder, python(SAVES_ON_SIGTERM), cwd=str(folder)), Stop())
+    gang = Gang(folder, python(SAVES_ON_SIGTERM), cwd=str(folder))
+    ended = run_gang(gang, Stop(), lambda: collect.fence(folder, NOW, len(line % 1)))
     assert ended.cause == "killed"
     with (folder / "metrics.jsonl").open("a") as late:
         late.write(line % 2)
@@ -169,3 +193,30 @@ def test_a_launch_that_is_asked_to_end_stops_its_jobs_and_the_next_one_goes_on(c
     assert outcome.interrupted
     assert job(desk).state == "interrupted"
     assert run(desk, cluster, runs=("A1",)).exit_code == 0
+
+
+def test_a_launch_that_is_asked_to_end_before_it_starts_anything_starts_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    desk = desk_of(tmp_path)
+
+    class Ends(Witness):
+        def event(self, event: Event) -> None:
+            super().event(event)
+            if event.kind == "cluster":
+                stop_all(desk, utc_now())
+
+    assert run(desk, cluster, Ends()).interrupted
+    assert desk.store.attempts() == {}
+
+
+def test_a_launch_that_is_asked_to_end_among_its_starts_starts_no_more(cluster: Cluster, tmp_path: Path) -> None:
+    desk = desk_of(tmp_path)
+
+    class Ends(Witness):
+        def event(self, event: Event) -> None:
+            super().event(event)
+            if event.kind == "started" and len(self.of("started")) == 1:
+                stop_all(desk, utc_now())
+
+    witness = Ends()
+    assert run(desk, cluster, witness).interrupted
+    assert len(witness.of("started")) == 1

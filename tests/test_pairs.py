@@ -125,7 +125,7 @@ def test_a_forest_of_one_metric_is_in_its_unit_and_of_several_in_margins(desk: D
 
 def test_the_forest_in_the_terminal_puts_better_to_the_left_whatever_the_metric_prefers() -> None:
     one = {"a": "A", "b": "B", "metric": "m", "better": "lower", "margin": 1.0, "holds": [], "reason": ""}
-    one |= {"delta": -1.5, "low": -1.8, "high": -1.2, "tost_low": -1.7, "tost_high": -1.3}
+    one |= {"delta": -1.5, "low": -1.8, "high": -1.2, "tost_low": -1.7, "tost_high": -1.3, "level": 0.05, "tost_level": 0.05}
     mirrored = {**one, "better": "higher", "delta": 1.5, "low": 1.2, "high": 1.8, "tost_low": 1.3, "tost_high": 1.7}
     for each in (one, mirrored):
         row = forest([each])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ablate.conditions import Took
 from ablate.plan import Plan, PlannedJob, make_plan, needed_jobs
 from ablate.runs_toml import read_study
-from ablate.study import Study
+from ablate.study import Skip, Start, Study
 from db.records import AttemptRecord, DecisionRecord
 from tests.conftest import REPOSITORY
+from tests.shared_study import STUDY as SHARED
 
 SEED = read_study(REPOSITORY / "runs.toml")
 NOW = "2026-11-22T12:00:00Z"
@@ -202,3 +205,97 @@ def test_no_job_starts_before_what_it_needs_and_the_plan_is_the_same_each_time(
     ended = data.draw(st.sets(st.sampled_from([job.key for job in plan.jobs if job.key])))
     attempts = {name: (AttemptRecord(name, 1, "done", NOW),) for name in ended}
     assert {job.key for job in make_plan(SEED, attempts, known).jobs if job.state == "done"} == ended
+
+
+# ---------------------------------------------------------------- what is trained once
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Study:
+    (tmp_path / "runs.toml").write_text(SHARED)
+    return read_study(tmp_path / "runs.toml")
+
+
+def of_shared(name: str, took: str, sets: dict[str, Any], *jobs: str) -> DecisionRecord:
+    return DecisionRecord(name, "", "decided", took, "", sets, "", "rule", NOW, jobs=dict.fromkeys(jobs, ""))
+
+
+X_BASE, Z_QUAD = of_shared("x", "base", {}), of_shared("z", "quad", {"m.z": 1.0})
+
+
+def ids(plan: Plan) -> set[str]:
+    return {job.run for job in plan.jobs}
+
+
+def test_before_decisions_no_start_is_planned_that_some_row_trains_whatever_they_take(shared: Study) -> None:
+    assert ids(planned(study=shared)) == {"base", "b", "keep", "quad", "more", "less"}
+
+
+def test_a_start_that_no_row_may_train_is_planned_once_for_all_rows_that_start_there(shared: Study) -> None:
+    other = replace(shared.runs["quad"], start=Start())  # now z sets m.z, and nobody trains it with what x sets
+    plan = planned(study=replace(shared, runs={**shared.runs, "quad": other}))
+    assert [job.id for job in plan.jobs if job.added] == ["more-start-s1", "more-start-s2", "more-start-s3"]
+
+
+def test_rows_that_came_out_as_the_same_config_are_trained_once(shared: Study) -> None:
+    plan = planned(X_BASE, Z_QUAD, study=shared)
+    assert ids(plan) == {"base", "b", "quad", "more", "less"}
+    assert plan.same == {
+        **{f"keep-s{seed}": f"base-s{seed}" for seed in (1, 2, 3)},
+        **{f"more-start-s{seed}": f"quad-s{seed}" for seed in (1, 2, 3)},
+    }
+    assert [job.id for job in plan.of_run("keep")] == ["base-s1", "base-s2", "base-s3"]
+    assert plan.its_start == {"b": "base", "keep": "base", "quad": "base", "more": "quad", "less": "quad"}
+
+
+def test_what_was_trained_twice_before_stays_by_itself(shared: Study) -> None:
+    jobs = {job.id: job for job in make_plan(shared, {}, {"x": X_BASE}, once=False).jobs}
+    twice = {str(jobs[id].key): (AttemptRecord(str(jobs[id].key), 1, "done", NOW),) for id in ("base-s1", "keep-s1")}
+    plan = planned(X_BASE, study=shared, attempts=twice)
+    assert job(plan, "keep-s1").state == "done"
+    assert (plan.same["keep-s2"], plan.orphans) == ("base-s2", ())
+
+
+def test_what_is_skipped_trains_for_nobody(shared: Study) -> None:
+    skip = Skip("x took base", Took("x", "base"), "why")
+    skipping = replace(shared, sweeps={**shared.sweeps, "sweep2": replace(shared.sweeps["sweep2"], skip=skip)})
+    plan = planned(X_BASE, Z_QUAD, study=skipping)
+    assert job(plan, "quad-s1").state == "skipped"
+    assert plan.its_start["more"] == "more-start"
+    assert job(plan, "more-start-s1").state == "ready"
+
+
+# ---------------------------------------------------------------- decisions that stand no more
+
+
+def test_a_decision_whose_jobs_are_not_in_the_plan_any_more_is_open_again_and_what_starts_from_it_waits(shared: Study) -> None:
+    rested = [str(job.key) for job in planned(study=shared).jobs if job.run in ("base", "b")]
+    x = of_shared("x", "b", {"m.x": 2.0}, *rested)
+    plan = planned(x, study=shared)
+    assert (plan.fallen, plan.decisions, job(plan, "quad-s1").state) == ({}, {"x": x}, "ready")
+    edited = planned(x, study=replace(shared, settings={**shared.settings, "m.w": 5.0}))
+    assert edited.fallen == {"x": f"it took b by {rested[0]} and 5 more, which the study of today does not ask for any more"}
+    assert edited.decisions == {}
+    assert (job(edited, "quad-s1").state, job(edited, "quad-s1").reason) == ("waiting", "decision x is open")
+
+
+def test_what_rests_on_a_decision_that_is_open_again_is_open_too(shared: Study) -> None:
+    x = of_shared("x", "base", {}, "base-s1-00000000")
+    z = of_shared("z", "quad", {"m.z": 1.0}, *(str(job.key) for job in planned(X_BASE, study=shared).of_run("quad")))
+    assert planned(X_BASE, z, study=shared).fallen == {}
+    plan = planned(x, z, study=shared)
+    assert plan.fallen.keys() == {"x", "z"}
+    assert job(plan, "more-s1").reason == "decision x and z are open"
+
+
+def test_what_a_person_decided_stands_whatever_became_of_the_jobs(shared: Study) -> None:
+    x = replace(of_shared("x", "b", {"m.x": 2.0}, "b-s1-00000000"), status="overruled")
+    plan = planned(x, study=shared)
+    assert (plan.fallen, job(plan, "quad-s1").state) == ({}, "ready")
+
+
+def test_a_tree_skipped_by_what_is_not_so_any_more_is_open_again() -> None:
+    assert planned(FREEZE_F1, LR_SKIPPED).fallen == {}
+    plan = planned(FREEZE_F3, LR_SKIPPED)
+    assert plan.fallen == {"lr": "sweep2 was skipped: ; nothing says so any more"}
+    assert job(plan, "D1-s42").reason == "decision lr is open"

@@ -19,6 +19,8 @@ from ablate.present import Present
 from ablate.runs_toml import read_study
 from db.records import DecisionRecord, JobRecord, Point
 from tests.conftest import REPOSITORY
+from tests.shared_study import LOSS
+from tests.shared_study import STUDY as SHARED
 
 NOW = "2026-11-22T12:00:00Z"
 STUDY = (REPOSITORY / "examples" / "quick" / "runs.toml").read_text()
@@ -179,3 +181,46 @@ def test_a_sweep_is_judged_when_the_last_job_of_a_run_in_its_trees_has_ended_or_
     assert desk.store.decisions()["freeze"].status == "decided"
     heard = judge.judged[judge.judged.index("sweep1", 1) :]
     assert "sweep2" in heard, "its skip rule asks what freeze took"
+
+
+def test_a_job_that_two_rows_share_is_in_the_results_of_both_and_its_end_is_heard_for_both(tmp_path: Path) -> None:
+    desk = desk_of(tmp_path, SHARED)
+    present = Present(desk)
+    judge = Judge(present, keep_standing=True)
+    while ready := desk.plan().startable():
+        for job in ready:
+            start(desk, job)
+            end(desk, replace(job, attempt=1), value=LOSS[job.run] + job.seed / 100)
+            judge.decide_due(NOW)
+            plan = desk.plan()
+            assert present.plan == plan
+            for sweep in desk.study.sweeps:
+                assert dict(present.results(sweep)) == job_results(desk, plan, sweep)
+    assert {name: record.took for name, record in desk.store.decisions().items()} == {"x": "base", "z": "quad", "w": "quad"}
+    assert [job.key for job in present.results("sweep2")["keep"]] == [job.key for job in present.jobs_of("base")]
+    assert len(desk.store.jobs()) == 5 * 3, "neither `keep` nor the start of `more` was trained"
+    (comparison,) = desk.store.decisions()["z"].comparisons
+    pool = comparison["pool"]
+    assert (pool["runs"], pool["ended"]) == (["base", "b", "quad"], 9), "one config lends its noise once"
+
+
+def test_the_end_of_a_shared_job_is_heard_by_the_tree_of_the_row_that_shares_it(tmp_path: Path) -> None:
+    more = 'both = { from = ["x", "y"], m.z = 1.0 }\nd    = { m.w = 5.0 }\n[seeds]'
+    trees = """
+[sweep4]
+on = "val_loss"
+decide.y = [["d better than base", "d", "yes"], ["otherwise", "base", "no"]]
+[sweep5]
+on = "val_loss"
+decide.v = [["both better than its start", "both", "yes"], ["otherwise", "its start", "no"]]
+[blocks]"""
+    desk = desk_of(tmp_path, SHARED.replace("[seeds]", more).replace("[blocks]", trees))
+    present = Present(desk)
+    judge = Judge(present, keep_standing=True)
+    for run in ("base", "b", "d", "quad"):
+        for job in desk.plan().of_run(run):
+            start(desk, job)
+            end(desk, replace(job, attempt=1), value={**LOSS, "d": 1.03}[run] + job.seed / 100)
+        judge.decide_due(NOW)
+    assert set(present.sharing("quad")) == {"both", "more-start"}, "the start of `more` as well: z took quad"
+    assert desk.store.decisions()["v"].took == "both"

@@ -17,6 +17,7 @@ from ablate.conditions import ITS_START, Compared
 from ablate.positions import scan
 from ablate.runs_toml import first_study, read_study
 from ablate.study import Run, Start, Study, UserError, job_key
+from tests.shared_study import STUDY as SHARED
 
 SHIPPED = Path(__file__).parents[1] / "runs.toml"
 
@@ -146,7 +147,20 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
         "18",
         'model.encoder must be "foveated" or "multi_token", not "multi_tokens". Did you mean "multi_token"?',
     ),
-    ("= 16, train", "= 15, train", "18", "B1: model.tokens_per_frame = 15 is no square number (4, 9, 16 …)"),
+    (
+        "= 16, train",
+        "= 15, train",
+        "18",
+        'B1: model.tokens_per_frame = 15 with model.encoder = "multi_token", and no square (4, 9 …)',
+    ),
+    (
+        "F1  = { model.freeze_dino = true }\n",
+        'F1  = { model.encoder = "multi_token", model.tokens_per_frame = 4 }\nD2  = { from = ["freeze"], model.coarse_only = true }\n',
+        "16",
+        'D2, if freeze takes F1 (model.encoder = "multi_token", model.tokens_per_frame = 4): model.coarse_only = true with '
+        'model.encoder = "multi_token", which has no coarse pass. To leave D2 out then: skip = { if = "freeze took F1", because = … } '
+        "in its sweep",
+    ),
     ("= 16, train", "= 1.5, train", "18", "model.tokens_per_frame must be a whole number, not 1.5"),
     (
         '"as F3"',
@@ -251,7 +265,8 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
         '1 = ["F1", "F3"]\n2 = ["LR2", "D1"]',
         '1 = ["D1"]\n2 = ["F1", "F3"]',
         "55",
-        "D1 is in block 1 but needs freeze, which needs F1 of block 2",
+        "D1 is in block 1 but needs freeze, which needs F1 of block 2, written below: blocks count in the order they are written. "
+        "Write block 2 above block 1, or put D1 into a block below it",
     ),
     ('1 = ["F1", "F3"]', '1 = ["F1", "F9"]', "55", 'there is no run "F9"; runs: F3, F1, LR1, LR2, B1, A8, D1'),
     ('["LR2", "D1"]', '["LR2", "LR1"]', "56", "LR1 is F3, which is in block 1 already; a run has one block"),
@@ -366,6 +381,16 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
         "4",
         'study.trainer.metrics.file must stay in the attempt\'s folder, not "../x"',
     ),
+    *(
+        (
+            'trainer       = "trainer.train"',
+            f"trainer = {{ command = 'x', metrics = {{ file = '{ours}' }} }}",
+            "4",
+            f'study.trainer.metrics.file must be a file of the script\'s own, not "{ours}", which is a file of ours there; '
+            "name another, such as log.jsonl",
+        )
+        for ours in ("metrics.jsonl", "./result.json", "checkpoints/log.jsonl", "rank0.log", ".")
+    ),
     (
         'trainer       = "trainer.train"',
         "trainer = { command = 'x', metrics = { stdout = '(' } }",
@@ -425,6 +450,14 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
     ),
     ("runs.F1.model.freeze_llm", "runs.F9.model.freeze_llm", "69", 'there is no run "F9"; runs: F3, F1, LR1, LR2, B1, A8, D1'),
     ("settings.train.samples = 100", "settings.train.samples = 0", "68", "train.samples must be at least 1, not 0"),
+    ("hours_per_run = 1.0", "hours_per_run = 1e308", "7", "study.hours_per_run must be above 0 and at most 100000, not 1e+308"),
+    (
+        '["otherwise",                            "its start", "stays"]',
+        '["otherwise", "F3", "stays"]',
+        "51",
+        "F3 cannot be taken here: D1 starts from what freeze took, and F3 does not. Taking it would set what F3 changes and leave "
+        'what freeze took as it is; to stay there, write "its start"',
+    ),
     ("[runs]", "[runs]\nD1-start = {}", "14", '"D1-start" cannot name a run: what D1 is compared with is called D1-start'),
 ]
 
@@ -616,6 +649,26 @@ train.flops = "own"
 train.samples = 1000
 data.replicate_image_frames = 1
 """
+
+
+def test_a_dataclass_that_looks_at_its_own_fields_is_asked_too(tmp_path: Path) -> None:
+    (tmp_path / "checking_config_of_a_test.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\nclass Rates:\n    low: float = 1.0\n    high: float = 2.0\n"
+        "    def __post_init__(self):\n        if self.low > self.high:\n            raise ValueError('rates.low above rates.high')\n"
+        "@dataclass(frozen=True)\nclass Config:\n    rates: Rates = Rates()\n    wide: bool = False\n"
+    )
+    text = (
+        '[study]\nname = "n"\nbaseline = "a"\ntrainer = "t"\nconfig = "checking_config_of_a_test:Config"\ngpus_per_run = 1\n'
+        'hours_per_run = 1\n[runs]\na = {}\nb = { rates.high = 1.5 }\nc = { from = ["d"], rates.low = 1.4 }\n[seeds]\nevery = [0]\n'
+        '[metrics]\nx = { better = "lower", margin = 1 }\n[sweep1]\non = "x"\n'
+        'decide.d = [["b better than a", "b", "better"], ["otherwise", "a", "not shown"]]\n'
+    )
+    assert read(tmp_path, text).runs["c"].changes == {"rates.low": 1.4}
+    with pytest.raises(UserError, match=r"runs\.toml:10: b: rates\.low above rates\.high"):
+        read(tmp_path, text.replace("high = 1.5", "high = 0.5"))
+    with pytest.raises(UserError, match=r"runs\.toml:11: c, if d takes b \(rates\.high = 1\.5\): rates\.low above rates\.high"):
+        read(tmp_path, text.replace("low = 1.4", "low = 1.6"))
 
 
 def test_a_config_beside_the_file_is_found_and_its_nested_parts_are_settings(tmp_path: Path) -> None:
@@ -818,3 +871,17 @@ m = {}
     nested = (second.keys["n"].items or [])[1]
     assert text[(nested.items or [])[0].value_at :].startswith('"three"')
     assert second.keys["below"].keys["m"].keys == {}
+
+
+def test_its_start_may_be_taken_where_all_rows_of_a_tree_start_from_the_same(tmp_path: Path) -> None:
+    text = SMALL.replace("D1  = {", 'D2  = { from = ["freeze"], data.mix = { image = 1.0 } }\nD1  = {')
+    line = '["D1 better than its start on val_loss", "D1", '
+    text = text.replace(line, '["any of D1, D2 better than its start on val_loss", "best of D1, D2", ')
+    assert line not in text
+    take = read(tmp_path, text).trees["mix"].lines[-1].take
+    assert take.kind == "its start"
+
+
+def test_a_date_among_the_settings_is_told_in_words(here: Path) -> None:
+    with pytest.raises(UserError, match=r"m\.w must not be a date or a time; write it as a string"):
+        read(here, SHARED.replace("m.w = 0.0", "m.w = 2026-11-22"))

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ablate.cli import app
 from ablate.cost import hours_of
+from ablate.decide import compare_pair
 from ablate.desk import open_desk
 from ablate.evidence import job_results
 from ablate.fairness import ledger
@@ -161,6 +162,7 @@ def test_a_range_has_the_type_of_its_setting(tmp_path: Path, said: str, found: R
         ("trials = 6\n", "", "tuned searches and has no budget: give [search] trials = 12, for all rows that do"),
         ("trials = 6\n", "trials = 0\n", "search.trials must be at least 1 and at most 10000, not 0"),
         ("short  = { bowl.evals = 2 }", "short = { bowl.x = 2 }", "tuned searches bowl.x, which [search] short sets; take it out of one"),
+        ("trials = 6\n", "trials = 6\nhalving = 1\n", "search.halving must be 0, for no trial to be stopped, or at least 2, not 1: the best 1/1 of the trials is all of them"),
         ("trials = 6\n", 'trials = 6\nby = "grid"\n', 'search.by must be "tpe" or "random", not "grid"'),
         ("trials = 6\n", "trials = 6\nfirst_seed = 40\n", "the trials of tuned train with seeds 40 to 45, and plain is compared on 42; no value may be chosen on a seed it is judged by: give [search] another first_seed"),
         ("after = 1\n", 'after = 1\nconfirm = { against = "plain", seeds = [1003] }\n', "the trials of tuned train with seeds 1001 to 1006, and lock.confirm is compared on 1003; no value may be chosen on a seed it is judged by: give [search] another first_seed"),
@@ -172,6 +174,19 @@ def test_a_range_has_the_type_of_its_setting(tmp_path: Path, said: str, found: R
 )  # fmt: skip
 def test_a_mistake_in_a_search_is_told(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert told(tmp_path, old, new) == message
+
+
+def test_a_trial_is_not_longer_than_its_row(tmp_path: Path) -> None:
+    text = TOML.replace("bowl.evals", "bowl.steps").replace("steep = { bowl.steep", "steep = { bowl.steps = 3, bowl.steep")
+    write(tmp_path, text.replace("short  = { bowl.steps = 2 }", "short = { bowl.steps = 3 }"))
+    assert searched(read_study(tmp_path / "runs.toml").runs["steep"]).short == {"bowl.steps": 3}
+    write(tmp_path, text.replace("short  = { bowl.steps = 2 }", "short = { bowl.steps = 4 }"))
+    with pytest.raises(UserError) as error:
+        read_study(tmp_path / "runs.toml")
+    assert str(error.value).split("\n")[0] == (
+        f"{tmp_path / 'runs.toml'}:22: [search] short has trials train with bowl.steps = 4, and steep has 3: a trial that is "
+        "longer than its row saves nothing; lower it, or leave it out"
+    )
 
 
 def test_an_edit_of_the_budget_deviates_from_what_was_frozen(study: Study, tmp_path: Path) -> None:
@@ -349,6 +364,15 @@ def test_the_ledger_says_when_one_arm_was_tuned_and_the_other_not() -> None:
     (check,) = [check for check in ledger(a, a, (), ()) if check.name == "tuning"]
     assert check.ok
     assert not [check for check in ledger(b, b, (), ()) if check.name == "tuning"]
+
+
+def test_a_search_that_went_on_is_told_with_all_its_trials_and_as_a_deviation(study: Study) -> None:
+    found = {"tuned": results("tuned", (0.1, 0.11, 0.12), **{TUNED: "3 trials"}), "plain": results("plain", (0.3, 0.32, 0.31))}
+    edits = {"searches.tuned.trials 3 → 6": "more", "searches.steep.trials 3 → 6": "more"}
+    (one,) = compare_pair(study, found, {}, "tuned", "plain", ["val_loss"], edits=edits)
+    (check,) = [check for check in one.checks if check.name == "tuning"]
+    assert check.a == "tuned with 6 trials at bowl.evals = 2"
+    assert one.labels == ("deviates: searches.tuned.trials 3 → 6 (reason: more)",)
 
 
 def test_the_budget_of_a_run_is_told_and_that_of_a_lock_by_what_it_took(study: Study) -> None:

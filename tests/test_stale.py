@@ -178,3 +178,47 @@ def test_plan_shows_what_is_stale_and_launch_acts_on_it_only_when_asked(
     assert "D1" not in {job["run"] for job in starts}
     asked = json.loads(typed("launch", "--redo-stale", "--dry-run", "--json"))["starts"]
     assert {"D1-s42", "D1-s43", "D1-s44"} <= {job["id"] for job in asked}
+
+
+def test_a_baseline_edited_after_a_decision_opens_it_again_everywhere_and_nothing_starts_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs.toml").write_text(SMALL)
+    (tmp_path / "train.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    desk = open_desk(read_study(tmp_path / "runs.toml"))
+
+    def typed(*words: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["ablate", *words, "--json"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            cli.main()
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    write(desk, "F3", "F1", "LR2")
+    evidence.decide(desk, NOW)
+    assert {one["status"] for one in typed("status")["decisions"]} == {"decided"}
+    (tmp_path / "runs.toml").write_text(SMALL.replace("optim.lr     = 0.01", "optim.lr     = 0.03"))
+    status = typed("status")
+    assert [(one["status"], one["took"]) for one in status["decisions"]] == [("open", ""), ("open", "")]
+    assert {one["name"] for one in status["stale"] if one["kind"] == "decision"} == {"freeze", "lr"}
+    assert {"reason": "decision freeze and lr are open", "jobs": ["D1-s42", "D1-s43", "D1-s44"]} in status["waiting"]
+    assert "D1" not in {job["run"] for job in typed("launch", "--dry-run", "--block", "2")["starts"]}
+    audit = typed("audit")
+    assert audit["fell"] == ["freeze", "lr"]
+    assert "which the study of today does not ask for any more" in audit["decisions"][0]["problems"][-1]
+    assert typed("lock")["reasons"][0] == "decision 'freeze' (sweep1) is open"
+    assert status["next"] == "ablate launch"
+    assert load(tmp_path / "runs.toml").decisions().empty
+    (tmp_path / "runs.toml").write_text(SMALL)
+    assert {one["status"] for one in typed("status")["decisions"]} == {"decided"}, "the edit taken back, nothing was lost"
+
+
+def test_a_lock_that_rests_on_a_decision_that_is_open_again_is_stale() -> None:
+    lock = LockRecord({}, {}, {"freeze": 1, "lr": 2}, (), "", True, "ab" * 32, NOW)
+    history = [replace(F3, jobs={"F1-s42-00000000": ""}), LR1]
+    found = find_stale(STUDY, plan_of(history, {}), history, lock)
+    reason = "it took F3 by F1-s42-00000000, which the study of today does not ask for any more; it is open again"
+    assert Stale("decision", "freeze", reason) in found
+    assert Stale("lock", "ab" * 6, "it rests on freeze, which is open again") in found

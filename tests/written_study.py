@@ -23,7 +23,7 @@ STUDY = """
 name             = "small"
 asks             = "Which recipe?"
 baseline         = "F3"
-trainer          = { command = "true", metrics = { file = "metrics.jsonl" } }
+trainer          = { command = "true", metrics = { file = "log.jsonl" } }
 gpus_per_run     = 1
 hours_per_run    = 0.1
 usd_per_gpu_hour = 1.0

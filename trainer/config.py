@@ -181,11 +181,11 @@ def conflict(config: TrainConfig) -> str | None:
     """What is impossible about settings that are each fine alone, in one line; None when nothing is."""
     model = config.model
     if model.encoder == "foveated" and model.tokens_per_frame != 1:
-        return f"model.tokens_per_frame = {model.tokens_per_frame} with the foveated encoder, which makes 1 token per frame"
+        return f'model.tokens_per_frame = {model.tokens_per_frame} with model.encoder = "foveated", which makes 1 token per frame'
     if model.encoder == "multi_token" and round(model.tokens_per_frame**0.5) ** 2 != model.tokens_per_frame:
-        return f"model.tokens_per_frame = {model.tokens_per_frame} is no square number (4, 9, 16 …)"
+        return f'model.tokens_per_frame = {model.tokens_per_frame} with model.encoder = "multi_token", and no square (4, 9 …)'
     if model.encoder == "multi_token" and model.coarse_only:
-        return "model.coarse_only = true with the multi_token encoder, which has no coarse pass"
+        return 'model.coarse_only = true with model.encoder = "multi_token", which has no coarse pass'
     loss = config.train.loss
     if loss not in LOSSES and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", loss):
         return f'train.loss = "{loss}": there is no such loss; there are {", ".join(LOSSES)}, and MODULE:NAME for one of your own'

@@ -213,11 +213,11 @@ def _answer(
     desk: Desk, past: Past, new: Sequence[Match], known: Sequence[Match], left_out: Sequence[LeftOut], options: Options
 ) -> Answer:
     """What was (or, in a dry run, would be) imported."""
-    waits = [one.name for one in left_out if one.waits]
+    waits = {one.name: one.waits for one in left_out if one.waits}
     if options.dry_run and new:
         words: tuple[str, ...] = ("import", str(past.source), *_flags(options))
     else:
-        words = ("decide",) if new or known or waits else ("plan",)
+        words = ("launch",) if "launch" in waits.values() else ("decide",) if new or known or waits else ("plan",)
     return plain(
         {
             "study": desk.study.name,
@@ -228,9 +228,9 @@ def _answer(
             "dry_run": options.dry_run,
             "imported": [_row(match) for match in new],
             "known": [_row(match) for match in known],
-            "left_out": [{"name": one.name, "why": one.why, "waits": one.waits} for one in left_out],
+            "left_out": [{"name": one.name, "why": one.why, "waits": bool(one.waits)} for one in left_out],
             "unread": past.unread,
-            "waits": waits,
+            "waits": list(waits),
             "next": command(desk, *words),
         }
     )

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ablate.conditions import near, quoted
 from ablate.past.runs import MISTAKES_TOLD, Mistakes, Past, PastRun, shown
@@ -14,6 +14,9 @@ from ablate.plan import PlannedJob, row_of
 from ablate.settings import as_toml
 from ablate.study import IMPORTED, LOCKED, Study
 from db.records import AttemptRecord
+
+Waits = Literal["", "decide", "launch"]
+"""The command after which a run can be taken, by the same import: a decision says what its settings are, or a search does."""
 
 NOT_WANTED = "-"
 """--as NAME=- leaves a run out on purpose."""
@@ -31,8 +34,7 @@ class LeftOut:
 
     name: str
     why: str
-    waits: bool = False
-    """Until a decision is made: the same import takes it then."""
+    waits: Waits = ""
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,16 @@ def matched(
     theirs = {run.name for run in past.runs}
     for name in named.keys() - theirs:
         mistakes.add("", f"--as {name}={named[name]}: there is no run {shown(name)} in it{_hint(name, theirs)}")
+    mistakes.refuse()  # else the run that was meant would be told too, as no row
     of_row = _of_rows(study, jobs)
+    rows = _rows_meant(study, of_row, past.runs, named, mistakes)
     found: dict[str, Match] = {}
     left_out: list[LeftOut] = []
     for run in past.runs:
         if named.get(run.name) == NOT_WANTED:
             left_out.append(LeftOut(run.name, "left out as --as says"))
             continue
-        job = _job(study, of_row, run, named, mistakes)
+        job = _job(study, of_row, run, rows[run.name], named, mistakes) if run.name in rows else None
         if job is None:
             continue
         if job.id in found:
@@ -101,19 +105,44 @@ def _of_rows(study: Study, jobs: Sequence[PlannedJob]) -> dict[str, list[Planned
     return found
 
 
-def _job(
-    study: Study, of_row: Mapping[str, list[PlannedJob]], run: PastRun, named: Mapping[str, str], mistakes: Mistakes
-) -> PlannedJob | None:
-    """The job that a run is; None, and a mistake, if that cannot be said."""
-    called = named.get(run.name, run.name)
-    row, seed = (called, None) if called in of_row else _row_and_seed(called)
-    what = f"--as {run.name}={called}: {shown(row)}" if run.name in named else f"run {shown(run.name)}"
-    if row not in of_row:
+def _rows_meant(
+    study: Study, of_row: Mapping[str, list[PlannedJob]], runs: Sequence[PastRun], named: Mapping[str, str], mistakes: Mistakes
+) -> dict[str, tuple[str, int | None]]:
+    """Name of runs in the file -> the row it means, and the seed if it says one. A name that means none is one mistake."""
+    places: dict[str, list[str]] = {}
+    for run in runs:
+        if named.get(run.name) != NOT_WANTED:
+            places.setdefault(run.name, []).append(run.place)
+    found = {}
+    for name, (first, *more) in places.items():
+        called = named.get(name, name)
+        row, seed = (called, None) if called in of_row else _row_and_seed(called)
+        if row in of_row:
+            found[name] = row, seed
+            continue
         hint = (_hint(row, of_row.keys()) if mistakes.count < MISTAKES_TOLD else "") or "."
         mistakes.add(
-            run.place, f"{what} is no row of {study.path.name}{hint} Say which it is: --as {run.name}=ROW, or - for none"
+            f"{first} and {len(more)} more" if more else first,
+            f"{_told(name, row, named)} is no row of {study.path.name}{hint} Say which it is: --as {name}=ROW, or - for none",
         )
-        return None
+    return found
+
+
+def _told(name: str, row: str, named: Mapping[str, str]) -> str:
+    return f"--as {name}={named[name]}: {shown(row)}" if name in named else f"run {shown(name)}"
+
+
+def _job(
+    study: Study,
+    of_row: Mapping[str, list[PlannedJob]],
+    run: PastRun,
+    meant: tuple[str, int | None],
+    named: Mapping[str, str],
+    mistakes: Mistakes,
+) -> PlannedJob | None:
+    """The job that a run is; None, and a mistake, if that cannot be said. meant: its row, and its seed if the name says it."""
+    row, seed = meant
+    what = _told(run.name, row, named)
     if seed is None and run.seed is None:
         where = f"--map seed=COLUMN, or --as {run.name}={row}@SEED"
         mistakes.add(run.place, f"{what} has no seed; say where it is, or which job this is: {where}")
@@ -154,23 +183,24 @@ def _equal(told: Any, setting: Any) -> bool:
     return bool(told == setting) and isinstance(told, bool) == isinstance(setting, bool)
 
 
-def _obstacle(study: Study, match: Match, tried: tuple[AttemptRecord, ...]) -> tuple[str, bool]:
-    """Why a past run cannot be this job's result, and whether it can be once a decision is made; ("", False) if it can be now."""
+def _obstacle(study: Study, match: Match, tried: tuple[AttemptRecord, ...]) -> tuple[str, Waits]:
+    """Why a past run cannot be this job's result, and after which command it can be; ("", "") if it can be now."""
     job, run = match.job, match.run
     if run.unfinished:
-        return f"it did not end: {run.unfinished}", False
+        return f"it did not end: {run.unfinished}", ""
     if not run.curves.keys() & study.metrics.keys():
-        return f"it measured none of {', '.join(study.metrics)}", False
+        return f"it measured none of {', '.join(study.metrics)}", ""
     if job.confirms or job.run == LOCKED:
-        return "it would confirm the lock, which only a fresh training can", False
+        return "it would confirm the lock, which only a fresh training can", ""
     if job.trial:
-        return "it would be a trial of a search, which only a training of this study can be", False
+        return "it would be a trial of a search, which only a training of this study can be", ""
     if job.key is None:
-        return f"settings not known yet: {job.reason}", True
+        row = study.runs[row_of(job)]
+        return f"settings not known yet: {job.reason}", "launch" if row.search and not row.chosen else "decide"
     if tried and IMPORTED not in tried[-1].facts:
         told = {"running": "is being trained here"}.get(tried[-1].state, f"was trained here ({tried[-1].state})")
-        return f"it {told}; what is trained here stays", False
-    return "", False
+        return f"it {told}; what is trained here stays", ""
+    return "", ""
 
 
 def _hint(name: str, known: Collection[str]) -> str:

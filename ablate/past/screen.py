@@ -30,12 +30,12 @@ def imported(answer: Answer) -> None:
     if not answer["imported"] and answer["known"]:
         console.print("         nothing is new; nothing was written")
     reasons = {
-        one["why"]: [each["name"] for each in answer["left_out"] if each["why"] == one["why"]] for one in answer["left_out"]
+        one["why"]: {each["name"]: None for each in answer["left_out"] if each["why"] == one["why"]} for one in answer["left_out"]
     }
     for why, names in reasons.items():
-        console.print(drawing.labelled("left out", f"{drawing.names(names)}: {why}"))
+        console.print(drawing.labelled("left out", f"{drawing.names([*names])}: {why}"))
     if answer["waits"]:
-        console.print("         import the same again once those decisions are made")
+        console.print("         import the same again once they are")
     if answer["unread"]:
         console.print(
             f"unread   {drawing.names(answer['unread'])}: columns that are no metric or setting of the study", style="dim"

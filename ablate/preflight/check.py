@@ -23,7 +23,7 @@ from ablate.evidence import job_results
 from ablate.plan import COMING, Plan, start_settings
 from ablate.preflight import effects, power, resources, short_runs, trees
 from ablate.preflight.fingerprints import Failed
-from ablate.provenance import code_hash
+from ablate.provenance import code_hash, seed_note
 from ablate.rehearsal.worlds import alike
 from ablate.search import with_examples
 from ablate.study import Study, UserError
@@ -37,7 +37,7 @@ def check(desk: Desk, only: Collection[Part] = ()) -> Answer:
     asked = [part for part in PARTS if part in (only or PARTS)]
     plan = desk.plan()
     found: Answer = {"study": desk.study.name, "profile": desk.study.profile, "asked": asked, "effects_note": ""}
-    found |= {"effects": [], "trees": [], "power": [], "resources": []}
+    found |= {"seeds_note": "", "effects": [], "trees": [], "power": [], "resources": []}
     if "effects" in asked:
         found |= _effects(desk)
     if "trees" in asked:
@@ -124,6 +124,7 @@ def _power(desk: Desk, plan: Plan) -> Answer:
     ]
     return {
         "noise": noise,
+        "seeds_note": seed_note(desk.study) if answers.trainer_is_here(desk.study) else "",
         "power": [{**asdict(line), "answerable": line.answerable, "level": "" if line.answerable else "flag"} for line in sights],
     }
 
@@ -146,4 +147,4 @@ def _levels(document: Mapping[str, Any]) -> list[str]:
     found = [one["level"] for part in ("effects", "power", "resources") for one in document[part]]
     for report in document["trees"]:
         found += [one["level"] for one in (*report["lines"], *report["notes"])]
-    return found
+    return [*found, *(["flag"] if document["seeds_note"] else [])]

@@ -126,9 +126,9 @@ def effects(
     rows = [_row(study, run, starts.get(run.name, study.settings)) for run in study.runs.values()]
     judge = _Judge(observe)
     baseline = Config(study.baseline, study.settings)
-    if isinstance(
-        failed := judge.begin(baseline, [Config(row.against, row.start) for row in rows] + [_config(row) for row in rows]), Failed
-    ):
+    asked = [Config(row.against, row.start) for row in rows] + [_config(row) for row in rows]
+    seeds = study.seeds[study.baseline]
+    if isinstance(failed := judge.begin(baseline, asked, seeds[1] if len(seeds) > 1 else None), Failed):
         return failed
     mute = {name: f"{name} is declared to act late" for name in late} | judge.unseen
     first = [_first_look(judge, row, mute) for row in rows]
@@ -140,7 +140,8 @@ def effects(
     judge.ask(alone)
     second = [_second_look(judge, row, effect, mute) for row, effect in zip(rows, first, strict=True)]
     third = [_as_promised(judge, row, effect) for row, effect in zip(rows, second, strict=True)]
-    return tuple(_repeated(judge, study.baseline, effect) for effect in _twins(judge, rows, third))
+    told = [_repeated(judge, study.baseline, effect) for effect in _twins(judge, rows, third)]
+    return tuple(_seeded(judge, study.baseline, effect) for effect in told)
 
 
 def _row(study: Study, run: Run, start: Settings | str) -> _Row:
@@ -212,12 +213,16 @@ class _Judge:
     base: Fingerprint = field(default_factory=dict)
     repeats: list[Fingerprint] = field(default_factory=list)
     """Of the baseline, itself first."""
+    reseeded: Fingerprint | Failed | None = None
+    """Of the baseline on another seed; None where it has but one."""
 
-    def begin(self, baseline: Config, configs: Sequence[Config]) -> Failed | None:
-        """Ask for the baseline twice, more often where those two differ, and for these."""
+    def begin(self, baseline: Config, configs: Sequence[Config], seed: int | None) -> Failed | None:
+        """Ask for the baseline twice, more often where those two differ, once more on another seed, and for these."""
         asked = [config for config in _distinct(configs) if _key(config) != _key(baseline)]
         again = replace(baseline, name=f"{baseline.name} again")
-        base, second, *rest = self.observe([baseline, again, *asked])
+        other = [] if seed is None else [replace(baseline, name=f"{baseline.name} on seed {seed}", seed=seed)]
+        base, second, *rest = self.observe([baseline, again, *other, *asked])
+        self.reseeded, rest = (rest[0] if other else None), rest[len(other) :]
         for found in (base, second):
             if isinstance(found, Failed):
                 return replace(found, reason=f"the baseline does not train: {found.reason}")
@@ -453,6 +458,17 @@ def _repeated(judge: _Judge, baseline: str, effect: Effect) -> Effect:
         notes.append(f"trainings of it with one seed differ in {', '.join(other)}: runs with one seed do not share that")
         level = "flag"
     return replace(effect, level=effect.level or level, notes=(*effect.notes, *notes))
+
+
+def _seeded(judge: _Judge, baseline: str, effect: Effect) -> Effect:
+    """The study's baseline with whether another seed made a difference; not known where one seed trains in several ways."""
+    other = judge.reseeded
+    if effect.run != baseline or other is None or isinstance(other, Failed):
+        return effect
+    if judge.wavering or judge.differing(judge.base, other):
+        return effect
+    note = "another seed made no difference: where a trainer does not use its seed several seeds are one, and nothing is shown"
+    return replace(effect, level=effect.level or "flag", notes=(*effect.notes, note))
 
 
 def _twins(judge: _Judge, rows: Sequence[_Row], looks: Sequence[Effect]) -> Iterator[Effect]:

@@ -39,6 +39,8 @@ class Config:
 
     name: str
     settings: Settings
+    seed: int | None = None
+    """None: the baseline's first."""
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ spend (looks.py); a look's power is told by itself, as if those before it had sh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from scipy import special
 
-from ablate.conditions import ITS_START, Compared, Condition, Verdict, Within, atoms
+from ablate.conditions import ITS_START, Compared, Condition, Took, Verdict, Within, atoms
 from ablate.looks import level_at
-from ablate.study import REFERENCE, Study, Sweep, likeness, most_alike
+from ablate.study import REFERENCE, Study, Sweep, Tree, likeness, most_alike, own_runs, runs_of_tree, sweeps_of_runs
 
 EQUIVALENCE_LEVEL = 0.05
 """Of `no worse` and `same`; decide.py uses the same, and LEARN_LEVEL for learn lines."""
@@ -145,12 +145,39 @@ def lines_of(
     books = _Books(study, noise, its_start, hours_of)
     found = []
     for tree in sweep.trees:
+        then = replace(books, later=later(study, tree.name))
         asked = [atom for line in tree.lines for atom in atoms(line.condition) if isinstance(atom, Compared)]
         pairs = {books.pair(atom) for atom in asked if atom.verdict in ("better", "worse")}
         level = study.wrong_adoptions / max(len(study.trees), 1) / max(len(pairs), 1)
-        found += [(tree.name, line.text, books.sights(line.condition, level)) for line in tree.lines]
+        found += [(tree.name, line.text, then.sights(line.condition, level)) for line in tree.lines]
     found += [("", learn.text, books.sights(learn.condition, LEARN_LEVEL)) for learn in sweep.learn]
     return tuple(LineSight(sweep.name, tree, text, sights) for tree, text, sights in found if sights)
+
+
+def later(study: Study, decision: str) -> frozenset[str]:
+    """The rows that cannot have ended when this is decided: they start from it or may be skipped by it, at one remove or more."""
+    trees, of_runs = {decision}, sweeps_of_runs(study)
+    rows: set[str] = set()
+    while True:
+        waiting = {name for name, row in study.runs.items() if row.start.kind == "winners" and trees & {*row.start.names}}
+        for sweep in study.sweeps.values():
+            if sweep.skip and trees & _decisions(sweep.skip.condition):
+                waiting |= {*own_runs(study, sweep.name, of_runs)}
+        above = {tree.name for tree in study.trees.values() if _waits(study, tree, waiting, trees)}
+        if waiting <= rows and above <= trees:
+            return frozenset(rows)
+        rows, trees = rows | waiting, trees | above
+
+
+def _waits(study: Study, tree: Tree, rows: Collection[str], trees: Collection[str]) -> bool:
+    """Whether a tree compares one of these rows, or asks what one of these trees took."""
+    compared = {study.aliases.get(run, run) for run in runs_of_tree(tree)}
+    asked = {name for line in tree.lines for name in _decisions(line.condition)}
+    return not compared.isdisjoint(rows) or not asked.isdisjoint(trees)
+
+
+def _decisions(condition: Condition) -> set[str]:
+    return {atom.decision for atom in atoms(condition) if isinstance(atom, Took)}
 
 
 @dataclass(frozen=True)
@@ -159,6 +186,8 @@ class _Books:
     noise: Mapping[str, float | None]
     its_start: Mapping[str, str]
     hours_of: Callable[[str], float]
+    later: frozenset[str] = frozenset()
+    """Rows that lend no noise, because they have not ended when it is judged."""
 
     def name(self, run: str) -> str:
         return self.study.aliases.get(run, run)
@@ -175,13 +204,14 @@ class _Books:
         return frozenset((self.name(atom.a), self.other(atom), f"on {atom.metric}"))
 
     def df(self, *runs: str, most: int = MOST_SEEDS) -> float:
-        """Degrees of freedom of the noise pooled over runs like these, once all jobs have ended; infinite without any.
+        """Degrees of freedom of the noise pooled over runs like these, once all have ended that can have; infinite without any.
 
         most: seeds per run that are looked at.
         """
         known = [row for run in runs if (row := run.removesuffix("'s start").removesuffix(REFERENCE)) in self.study.runs]
         like = most_alike(self.study, known)
-        seeds = [len(self.study.seeds[run]) for run in self.study.runs if likeness(self.study, run) == like]
+        lending = [run for run in self.study.runs if run not in self.later and likeness(self.study, run) == like]
+        seeds = [len(self.study.seeds[run]) for run in lending]
         return sum(min(of_run, most) - 1 for of_run in seeds) or math.inf
 
     def design(self, sd: float, a: str, b: str, n: tuple[int, int], margin: float, level: float, look: int) -> Design:
@@ -311,6 +341,8 @@ def resolving_power(design: Design, verdict: Verdict) -> float:
 
 def visible(design: Design, verdict: Verdict) -> float:
     """See Sight.visible."""
+    if design.se == 0:
+        return design.margin if verdict in ("better", "worse") else 0.0
     if verdict in ("better", "worse"):
         return _smallest(lambda gain: power_of(design, "better", gain), design)
     return _smallest(lambda margin: power_of(_with(design, margin=margin), verdict, 0.0), design)
@@ -365,7 +397,13 @@ _Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 def _chance(
     design: Design, tail: float, gain: float, above: Callable[[_Array], _Array], below: Callable[[_Array], _Array] | None
 ) -> float:
-    """P(above(half) < G < below(half)), half being the half width of the interval with `tail` outside on either side."""
+    """P(above(half) < G < below(half)), half being the half width of the interval with `tail` outside on either side.
+
+    Without noise G is the gain itself, and half is nothing.
+    """
+    if design.se == 0:
+        exact = np.zeros(1)
+        return float(above(exact)[0] <= gain and (below is None or gain < below(exact)[0]))
     ratio, weight = _noise_ratios(design.df)
     critical = float(special.ndtri(1 - tail) if math.isinf(design.df) else special.stdtrit(design.df, 1 - tail))
     half = critical * ratio * design.se

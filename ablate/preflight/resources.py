@@ -157,9 +157,10 @@ def _data(study: Study, cache: Path) -> Iterator[Resource]:
         return
     shards = sum(1 for _ in (root / "shards").glob("*.tar"))
     yield Resource("data", said, "", f"{DATA}: {shards} shards ({_size(_bytes_below(root / 'shards'))})")
-    held_out = study.settings.get(VALIDATION)
-    if isinstance(held_out, str):
-        yield _held_out(root, held_out, cache)
+    changes = [*(start.changes for start in study.starts.values()), *(run.changes for run in study.runs.values())]
+    for name in dict.fromkeys(settings.get(VALIDATION) for settings in (study.settings, *changes)):
+        if isinstance(name, str):
+            yield _held_out(root, name, cache)
 
 
 def _held_out(root: Path, name: str, cache: Path) -> Resource:
@@ -171,18 +172,17 @@ def _held_out(root: Path, name: str, cache: Path) -> Resource:
     import pyarrow.parquet as pq  # the other checks need not wait for it
 
     held_out = set(pq.read_table(path, columns=["content"])["content"].to_pylist())
-    here = {shard.name for shard in (root / "shards").glob("*.tar")}
-    drawn = 0
-    for manifest in sorted((cache / "manifests").glob("*.parquet")):
-        table = pq.read_table(manifest, columns=["shard", "content"])
-        if not {Path(shard).name for shard in table["shard"].to_pylist()} <= here:
-            continue  # drawn from another folder
-        drawn += 1
-        if shared := len(held_out & set(table["content"].to_pylist())):
-            return Resource(
-                "data", name, "flag", f"{VALIDATION}: {shared} of {len(held_out):,} held-out contents are in {manifest} too"
+    from_here = os.path.relpath(root.resolve(), cache.resolve()).encode()
+    files = sorted((cache / "manifests").glob("*.parquet"))
+    drawn = [file for file in files if (pq.read_schema(file).metadata or {}).get(b"root") == from_here]
+    for manifest in drawn:
+        if shared := len(held_out & set(pq.read_table(manifest, columns=["content"])["content"].to_pylist())):
+            says = (
+                f"{shared} of {len(held_out):,} held-out contents are in {manifest} too, drawn before this set was: a job that "
+                "trained on it and is judged by this set has seen the answers"
             )
-    seen = f"none is in the {drawn} training manifests drawn so far" if drawn else "no training manifest is drawn yet"
+            return Resource("data", name, "flag", f"{VALIDATION}: {says}")
+    seen = f"none is in the {len(drawn)} training manifests drawn so far" if drawn else "no training manifest is drawn yet"
     return Resource("data", name, "", f"{VALIDATION}: {len(held_out):,} contents held out; {seen}")
 
 

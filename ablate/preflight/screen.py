@@ -122,6 +122,8 @@ def _power(console: Console, answer: Answer) -> None:
         console.print(drawing.indented(_marked("" if sight["chance"] >= POWER else "flag", _expected(sight)), 2))
     for line in blind:
         console.print(drawing.indented(_marked(line["level"], _unanswered(line)), 2))
+    if answer["seeds_note"]:
+        console.print(drawing.indented(_marked("flag", answer["seeds_note"]), 2))
 
 
 def _unanswered(line: Answer) -> str:

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate.command import said_of
+from ablate.failures import in_words
 from ablate.folders import CONFIG, FACTS, METRICS, RESULT, write_json
 from ablate.gang import Gang, Stop, run_gang
 from ablate.preflight.fingerprints import Config, Failed, Fingerprint, of_document, of_short_run
@@ -69,8 +71,8 @@ class ShortRuns:
         command = trainer_command(self.study, folder)
         end = run_gang(Gang(folder, command, env=rank_environment(self.study), cwd=str(self.study.path.parent)), stop)
         if not (folder / RESULT).exists():
-            last = end.log_tail.strip().splitlines()[-1:] or [f"exit code {', '.join(map(str, end.exit_codes))}"]
-            return Failed("it had not ended in time", looked=False) if stop.asked else Failed(last[0])
+            why = in_words(end.cause, end.log_tail).splitlines()[-1]
+            return Failed("it had not ended in time", looked=False) if stop.asked else Failed(why)
         try:
             facts = _json(folder / FACTS) if (folder / FACTS).exists() else {}
             return of_short_run(_points(folder / METRICS), facts, _json(folder / RESULT))
@@ -85,17 +87,13 @@ class ShortRuns:
             "profile": study.profile,
             "job": "check",
             "run": config.name,
-            "seed": study.seeds[study.baseline][0],
+            "seed": study.seeds[study.baseline][0] if config.seed is None else config.seed,
             "attempt": 1,
             "resume_from": "",
             "settings": nested(shortened(study, config.settings)),
             "references": {name: nested(shortened(study, settings)) for name, settings in named.items()},
             "files": str(self.cache),
-            "trainer": {
-                "command": study.trainer.command,
-                "stdout": study.trainer.stdout,
-                "metrics_file": study.trainer.metrics_file,
-            },
+            "trainer": said_of(study),
             "cwd": str(study.path.parent),
         }
 
@@ -113,7 +111,7 @@ class OwnFingerprints:
         asked = [
             {
                 "run": config.name,
-                "seed": self.study.seeds[self.study.baseline][0],
+                "seed": self.study.seeds[self.study.baseline][0] if config.seed is None else config.seed,
                 "settings": nested(config.settings),
                 "references": {name: nested(one) for name, one in references(self.study, config.settings).items()},
                 "files": str(self.cache),

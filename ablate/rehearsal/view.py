@@ -52,7 +52,7 @@ class Stage:
     def plan(self, decisions: Decisions) -> Plan:
         key = _key(decisions)
         if key not in self.plans:
-            self.plans[key] = make_plan(self.study, {}, decisions)
+            self.plans[key] = make_plan(self.study, {}, decisions, once=False)  # results are drawn by row
         return self.plans[key]
 
     def lock(self, decisions: Decisions, plan: Plan, ended: frozenset[str]) -> str:

@@ -165,9 +165,17 @@ def test_the_same_points_twice_add_nothing(store: Store) -> None:
     claimed(store)
     new = points(1, {1: 2.0, 2: math.nan, 3: -math.inf})
     assert store.add_points("F1", 1, new, 100) == 3
-    assert store.add_points("F1", 1, points(1, {1: 9.0, 2: 9.0, 4: 1.0}), 120) == 1
+    assert store.add_points("F1", 1, [*new, *points(1, {4: 1.0})], 120) == 1
     assert repr(store.curve("F1", "loss")) == "[(1, 2.0), (2, nan), (3, -inf), (4, 1.0)]"
     assert store.offsets() == {("F1", 1): 120}
+
+
+def test_of_two_values_at_one_step_the_later_counts(store: Store) -> None:
+    claimed(store)
+    store.add_points("F1", 1, [*points(1, {1: 2.0, 2: 9.0}), *points(1, {2: 1.0})], 100)
+    assert store.curve("F1", "loss") == [(1, 2.0), (2, 1.0)]
+    assert store.add_points("F1", 1, points(1, {1: math.nan, 2: 1.0}), 120) == 1
+    assert repr(store.curve("F1", "loss")) == "[(1, nan), (2, 1.0)]"
 
 
 def test_reading_again_from_the_start_does_not_move_the_offset_back(store: Store) -> None:
@@ -194,6 +202,8 @@ def test_the_curve_of_a_resumed_job_takes_the_latest_attempt_per_step(store: Sto
     assert store.curve("F1", "loss") == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
     assert store.final_values(["F1"], {"loss": 3}) == {"F1": {"loss": 2.0}}
     assert store.final_values(["F1"], {"loss": 99}) == {"F1": {"loss": 2.5}}
+    (last,) = {store.finals(["F1"], {"loss": count})["F1"]["loss"].step for count in (1, 3, 99)}
+    assert last == store.curve("F1", "loss")[-1][0]
     assert store.latest(["F1"], ["loss"]) == {"F1": {"loss": (4, 1.0)}}
 
 
@@ -211,7 +221,7 @@ def test_final_values_agree_with_the_whole_curve(measured: list[tuple[int, int, 
             claimed(store)
             mine = [(step, value) for attempt, step, value in measured if attempt == number]
             store.add_points("F1", number, [Point("F1", number, step, "loss", value) for step, value in mine], 1)
-            expected |= {step: (number, value) for step, value in reversed(mine)}
+            expected |= {step: (number, value) for step, value in mine}
             store.end_attempt("F1", number, "failed", "", NOW)
         curve = [(step, value) for step, (_, value) in sorted(expected.items())]
         assert store.curve("F1", "loss") == curve

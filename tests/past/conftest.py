@@ -11,69 +11,10 @@ from ablate.answers import Answer
 from ablate.desk import Desk, open_desk
 from ablate.past.importing import Options, bring_in
 from ablate.runs_toml import read_study
+from tests import small_study
+from tests.small_study import FINAL, OFF, TRAINER
 
-STUDY = """
-[study]
-name             = "small"
-asks             = "Which recipe?"
-baseline         = "F3"
-trainer          = { command = "{python} train.py {folder}", metrics = { file = "log.jsonl" } }
-gpus_per_run     = 1
-hours_per_run    = 0.1
-usd_per_gpu_hour = 1.0
-wandb            = false
-
-[settings]
-model.frozen = false
-optim.lr     = 0.01
-
-[runs]
-F3  = {}
-F1  = { model.frozen = true }
-LR1 = "F3"
-LR2 = { optim.lr = 0.1 }
-D1  = { from = "freeze", optim.lr = 0.02 }
-
-[seeds]
-every = [42, 43, 44]
-
-[metrics]
-val_loss  = { better = "lower",  margin = 0.05, unit = "nats" }
-image_vqa = { better = "higher", margin = 0.02 }
-
-[sweep1]
-asks    = "How much should we freeze?"
-compare = ["F1", "F3"]
-on      = "val_loss"
-decide.freeze = [
-  ["F1 no worse than F3", "F1", "frozen is as good and cheaper"],
-  ["F3 better than F1",   "F3", "full unfreeze is justified"],
-  ["otherwise",           "F3", "not shown either way"],
-]
-
-[sweep2]
-asks    = "Which rate?"
-compare = ["F3", "LR2"]
-on      = "val_loss"
-learn   = [["LR2 worse than F3", "the rate is too high"]]
-
-[blocks]
-1 = ["F3", "F1"]
-2 = ["D1"]
-
-[lock]
-after = 2
-"""
-
-TRAINER = """
-import json, pathlib, sys
-with (pathlib.Path(sys.argv[1]) / "log.jsonl").open("w") as log:
-    for step in range(1, 4):
-        log.write(json.dumps({"step": step, "val_loss": 1 / step}) + "\\n")
-"""
-
-FINAL = {"F3": 1.0, "F1": 1.3, "LR2": 1.2, "D1": 0.9}
-OFF = {42: 0.0, 43: 0.01, 44: -0.01}
+STUDY = small_study.STUDY.replace("[sweep1]", 'image_vqa = { better = "higher", margin = 0.02 }\n\n[sweep1]', 1)
 
 
 def rows(runs: Iterable[str] = ("F3", "F1", "LR2"), seeds: Iterable[int] = (42, 43, 44)) -> list[str]:

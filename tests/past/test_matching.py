@@ -81,6 +81,33 @@ def test_a_run_that_is_no_job_is_refused(desk: Desk, write: Write, line: str, na
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            {"old": "F33"},
+            "past.csv: row 2 and 2 more: --as old=F33: 'F33' is no row of runs.toml. Did you mean \"F3\"? Say which it is: "
+            "--as old=ROW, or - for none. Nothing was imported",
+        ),
+        (
+            {"odl": "F3"},
+            "past.csv: --as odl=F3: there is no run 'odl' in it. Did you mean \"old\"? Nothing was imported",
+        ),
+        (
+            {},
+            "past.csv: row 2 and 2 more: run 'old' is no row of runs.toml. Say which it is: --as old=ROW, or - for none. "
+            "Nothing was imported",
+        ),
+    ],
+)
+def test_one_wrong_name_is_one_mistake_however_many_runs_have_it(
+    desk: Desk, write: Write, names: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        match(desk, write, "old,42,1", "old,43,1", "old,44,1", **names)
+    assert str(caught.value) == message
+
+
 def test_two_runs_cannot_be_one_job(desk: Desk, write: Write) -> None:
     with pytest.raises(UserError) as caught:
         match(desk, write, "F3,42,1", "old,42,2", old="F3")
@@ -122,6 +149,6 @@ def test_what_is_no_result_is_left_out_and_says_why(desk: Desk, write: Write) ->
     found = matched(desk.study, desk.plan().jobs, {}, past, {})
     assert [one.job.id for one in found.found] == ["F1-s42"]
     assert [(one.name, one.why, one.waits) for one in found.left_out] == [
-        ("F3@42", "it did not end: its state is 'crashed'", False),
-        ("D1@42", "settings not known yet: decision freeze is open", True),
+        ("F3@42", "it did not end: its state is 'crashed'", ""),
+        ("D1@42", "settings not known yet: decision freeze and lr are open", "decide"),
     ]

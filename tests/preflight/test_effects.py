@@ -254,17 +254,32 @@ def test_mistakes_in_the_file_are_told_by_line(tmp_path: Path, check: str, messa
 # ---------------------------------------------------------------- judgement
 
 
-def seen(*prints: Fingerprint | Failed) -> Sequence[Effect]:
-    """F1 of the small study against F3: fingerprints of F3, F3 again, F1; any other config shows what F1 does."""
+def seen(*prints: Fingerprint | Failed, on_43: Fingerprint | Failed | None = None) -> Sequence[Effect]:
+    """F1 of the small study against F3: fingerprints of F3, F3 again, F1; any other config shows what F1 does.
+
+    on_43: that of F3 on its other seed; None: it has one seed.
+    """
     study = studies.study(runs={"F3": Run("F3"), "F2": Run("F2", {"model.freeze_llm": True})})
+    study = study if on_43 is None else replace(study, seeds={**study.seeds, "F3": (42, 43)})
     first, again, row = prints
 
     def observe(configs: Sequence[Config]) -> Sequence[Fingerprint | Failed]:
-        return [{"F3": first, "F3 again": again}.get(config.name, row) for config in configs]
+        known = {"F3": first, "F3 again": again, "F3 on seed 43": on_43 or row}
+        return [known.get(config.name, row) for config in configs]
 
     found = effects(study, {}, observe)
     assert not isinstance(found, Failed)
     return found
+
+
+def test_a_trainer_to_which_another_seed_makes_no_difference_is_flagged() -> None:
+    base, row = {"learning/loss": (1.0, 0.9)}, {"learning/loss": (1.0, 0.5)}
+    same, *_ = seen(base, base, row, on_43=base)
+    assert (same.level, same.notes[0].partition(":")[0]) == ("flag", "another seed made no difference")
+    for other in ({"learning/loss": (1.0, 0.91)}, Failed("it crashed")):
+        fine, *_ = seen(base, base, row, on_43=other)
+        assert (fine.level, fine.notes) == ("", ())
+    assert not seen(base, {"learning/loss": (1.0, 0.89)}, row, on_43=base)[0].level.startswith("flag"), "it is not known"
 
 
 def test_the_scatter_of_the_baseline_is_not_taken_for_an_effect() -> None:

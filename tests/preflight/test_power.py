@@ -11,10 +11,21 @@ from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
 from ablate.compare import Pool, Scores, compare
-from ablate.conditions import Verdict, parse
+from ablate.conditions import Took, Verdict, parse
 from ablate.looks import level_at
-from ablate.preflight.power import POWER, Design, LineSight, lines_of, power_of, resolving_power, seeds_for, unanswered, visible
-from ablate.study import Learn, Metric, Study, likeness
+from ablate.preflight.power import (
+    POWER,
+    Design,
+    LineSight,
+    later,
+    lines_of,
+    power_of,
+    resolving_power,
+    seeds_for,
+    unanswered,
+    visible,
+)
+from ablate.study import Learn, Metric, Skip, Study, Tree, likeness
 from tests import studies
 
 DESIGN = Design(sd=0.05, df=6, n_a=3, n_b=2, margin=0.08, level=0.0125)
@@ -191,3 +202,31 @@ def test_each_declared_look_is_told_at_what_it_may_spend(spending: str, verdict:
 def test_a_single_look_is_all_there_is() -> None:
     (sight,) = lines("F1 better than F3")[0].sights
     assert sight.looks == ()
+
+
+def test_rows_that_wait_for_a_decision_lend_it_no_noise() -> None:
+    """D1 starts from what freeze takes, and LR2 to LR4 are skipped by it; mix, which compares D1, has all of them."""
+    bare = studies.study()
+
+    def asks(name: str, sweep: str, text: str) -> Tree:
+        return studies.tree(name, sweep, (text, condition_of(text, bare), "F1", ""))
+
+    freeze = asks("freeze", "s1", "F1 better than F3")
+    lr, mix = asks("lr", "s2", "LR2 better than F3"), asks("mix", "s3", "D1 better than its start")
+    skip = Skip("freeze took F1", Took("freeze", "F1"), "")
+    sweeps = (studies.sweep("s1", freeze), studies.sweep("s2", lr, skip=skip), studies.sweep("s3", mix))
+    of = studies.study(*sweeps, seeds=dict.fromkeys(studies.study().runs, (42, 43)))
+    assert later(of, "freeze") == {"LR2", "D1"}
+    assert later(of, "lr") == {"D1"}, "studies.py: D1 starts from freeze and lr"
+    assert later(of, "mix") == frozenset()
+    alike = sum(likeness(of, run) == likeness(of, "F3") for run in of.runs)
+    (at_first,) = lines_of(of, sweeps[0], NOISE, {}, lambda _: 1.0)[0].sights
+    assert at_first.df == alike - 2
+
+
+@pytest.mark.parametrize("verdict", ["better", "no worse", "same"])
+def test_measured_noise_of_nothing_shows_everything(verdict: Verdict) -> None:
+    design = replace(DESIGN, sd=0.0)
+    assert resolving_power(design, verdict) == 1.0
+    assert visible(design, verdict) == (design.margin if verdict == "better" else 0.0)
+    assert power_of(design, "better", 0.0) == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,9 +84,11 @@ def test_the_hubs_cache_is_where_its_variables_say() -> None:
     assert hub_cache({}) == Path.home() / ".cache/huggingface/hub"
 
 
-def manifest(path: Path, *contents: str, shard: str = "a.tar") -> None:
+def manifest(path: Path, *contents: str, root: Path | None = None) -> None:
+    """root: the data folder it says it was drawn from, seen from the cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"shard": [shard] * len(contents), "content": list(contents)}), path)
+    table = pa.table({"content": list(contents)})
+    pq.write_table(table.replace_schema_metadata({"root": os.path.relpath(root, path.parents[1])}) if root else table, path)
 
 
 def test_held_out_samples_that_were_drawn_for_training_are_flagged(study: Study) -> None:
@@ -99,13 +102,29 @@ def test_held_out_samples_that_were_drawn_for_training_are_flagged(study: Study)
     manifest(root / "data" / "manifests" / "val.parquet", "x", "y")
     assert said(study, "data")[1].says == "eval.set: 2 contents held out; no training manifest is drawn yet"
     drawn = root / "outputs" / ".cache" / "manifests"
-    manifest(drawn / "1.parquet", "a", "b")
-    manifest(drawn / "2.parquet", "x", shard="of_another_folder.tar")
+    manifest(drawn / "1.parquet", "a", "b", root=root / "data")
+    manifest(drawn / "2.parquet", "x", root=root / "outputs" / ".cache" / "fingerprint" / "toy")
+    manifest(drawn / "2b.parquet", "x")
     assert said(study, "data")[1].says == "eval.set: 2 contents held out; none is in the 1 training manifests drawn so far"
-    manifest(drawn / "3.parquet", "a", "x")
+    manifest(drawn / "3.parquet", "a", "x", root=root / "data")
     assert said(study, "data")[1] == Resource(
-        "data", "val", "flag", f"eval.set: 1 of 2 held-out contents are in {drawn / '3.parquet'} too"
+        "data",
+        "val",
+        "flag",
+        f"eval.set: 1 of 2 held-out contents are in {drawn / '3.parquet'} too, drawn before this set was: a job that trained on "
+        "it and is judged by this set has seen the answers",
     )
+
+
+def test_every_set_that_a_row_is_judged_on_is_looked_at(study: Study) -> None:
+    root, row = study.path.parent / "data", next(iter(study.runs.values()))
+    study = replace(study, runs={**study.runs, "other": replace(row, name="other", changes={"eval.set": "images"})})
+    (root / "shards").mkdir(parents=True)
+    manifest(root / "manifests" / "val.parquet", "x")
+    manifest(root / "manifests" / "images.parquet", "y")
+    manifest(root / "manifests" / "unused.parquet", "z")
+    manifest(root.parent / "outputs" / ".cache" / "manifests" / "1.parquet", "y", "z", root=root)
+    assert [(one.name, one.level) for one in said(study, "data")[1:]] == [("val", ""), ("images", "flag")]
 
 
 def test_disk_is_measured_by_jobs_that_ended_else_guessed_from_the_weights(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def results(
 ) -> dict[str, list[JobResult]]:
     """What `evidence.job_results` would say once these blocks have ended, with the seeds asked for to settle a sweep."""
     out: dict[str, list[JobResult]] = {}
-    for job in make_plan(of, {}, decisions).jobs:
+    for job in make_plan(of, {}, decisions, once=False).jobs:
         if job.held_for_look and job.key not in asked:
             continue
         ended = (job.state == "ready" or job.held_for_look) and job.block in blocks
@@ -104,8 +104,10 @@ def results(
         )
         budget = job.settings.get("train.samples") if job.settings else None
         facts = {"uninformed": floors, **({"samples": budget} if isinstance(budget, int) else {})}
-        done = JobResult(job.id, job.run, job.seed, state, values if state == "done" else {}, job.settings or {}, facts)
-        out.setdefault(job.run, []).append(done)
+        values = values if state == "done" else {}
+        out.setdefault(job.run, []).append(
+            JobResult(job.key or job.id, job.run, job.seed, state, values, job.settings or {}, facts)
+        )
     return out
 
 
@@ -122,7 +124,7 @@ def replayed(of: Study, world: World, drawn: Drawn) -> tuple[dict[str, DecisionR
             for of_sweep in of.sweeps.values():
                 more = True
                 while more:
-                    plan = make_plan(of, {}, decisions)
+                    plan = make_plan(of, {}, decisions, once=False)
                     found = results(of, world, drawn, decisions, blocks, asked[of_sweep.name])
                     answer = decide_sweep(of, of_sweep, found, decisions, plan.its_start, now="", hours_of=lambda _: 1.0)
                     for made in answer.decisions:
@@ -132,7 +134,7 @@ def replayed(of: Study, world: World, drawn: Drawn) -> tuple[dict[str, DecisionR
                     more = of_sweep.name not in closed and settled(of, of_sweep, found, decisions, asked)
                 if all(each.name in decisions for each in of_sweep.trees):
                     closed.add(of_sweep.name)
-    plan, found = make_plan(of, {}, decisions), results(of, world, drawn, decisions, {*names, ""}, frozenset())
+    plan, found = make_plan(of, {}, decisions, once=False), results(of, world, drawn, decisions, {*names, ""}, frozenset())
     ended = {run for run, of_run in found.items() if of_run[0].state in ("done", "diverged")}
     lock = make_lock(
         of, decisions, {}, replace(plan, jobs=tuple(replace(j, state="done") if j.run in ended else j for j in plan.jobs)), ""
@@ -152,7 +154,7 @@ def settled(
     if len(of.looks) < 2 or any(record is None or record.status != "decided" for record in trees):
         return False
     ever = frozenset().union(*asked.values())
-    plan = make_plan(of, {}, decisions)
+    plan = make_plan(of, {}, decisions, once=False)
     jobs = tuple(replace(job, held_for_look=job.held_for_look and job.key not in ever) for job in plan.jobs)
     lines = [each for each in asked_by(of, of_sweep, found, decisions, plan.its_start) if each.tree]
     what = settling(of, of_sweep.name, replace(plan, jobs=jobs), lines, asked[of_sweep.name], lambda _: 1.0)

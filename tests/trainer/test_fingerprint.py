@@ -156,7 +156,7 @@ def test_a_config_that_cannot_be_built_says_why_and_the_others_go_on(files: Path
     rows: list[dict[str, Any]] = [{"model.deep_qeury": True}, {"model.tokens_per_frame": 4}, {"train.flops": "as X"}, {}]
     told = list(fingerprints([asked(str(i), files, changes) for i, changes in enumerate(rows)]))
     assert told[0]["error"].startswith("0: settings: there is no setting model.'deep_qeury'")
-    assert told[1]["error"].startswith("1: settings: model.tokens_per_frame = 4 with the foveated encoder")
+    assert told[1]["error"].startswith('1: settings: model.tokens_per_frame = 4 with model.encoder = "foveated"')
     assert "train.flops = 'as X'" in told[2]["error"]
     assert "error" not in told[3]
 

@@ -7,36 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers.models.dinov2.configuration_dinov2 import Dinov2Config
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
-from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from ablate.runs_toml import read_study
 from ablate.study import Settings, Value, nested
+from benchmarks.cases import DINOV2_SMALL, SMOLLM2_135M
 from tests.trainer.runs import trained
 from trainer.data.tokenizer import write_tiny_tokenizer
 from trainer.job import Job, read_job
 from trainer.pretrained import FoveatedProcessor, FoveatedVLM
 
 SHIPPED = Path(__file__).parents[2] / "runs.toml"
-VISION = Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=14, image_size=518)
-"""facebook/dinov2-small."""
-LANGUAGE = LlamaConfig(
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    max_position_embeddings=2048,
-    rope_theta=100000.0,
-    tie_word_embeddings=True,
-    pad_token_id=2,
-    bos_token_id=1,
-    eos_token_id=2,
-)
-"""HuggingFaceTB/SmolLM2-135M-Instruct."""
 
 
 @pytest.mark.slow
@@ -48,9 +30,9 @@ def test_real_sizes_load_and_train_through_the_shipped_file(
     monkeypatch.chdir(tmp_path)
     study = read_study(SHIPPED)
     settings = {**study.settings, **study.runs[run].changes}
-    Dinov2Model(VISION).save_pretrained(tmp_path / "weights" / str(settings["model.vision"]))
+    Dinov2Model(DINOV2_SMALL).save_pretrained(tmp_path / "weights" / str(settings["model.vision"]))
     language = tmp_path / "weights" / str(settings["model.language"])
-    LlamaForCausalLM(LANGUAGE).save_pretrained(language)
+    LlamaForCausalLM(SMOLLM2_135M).save_pretrained(language)
     write_tiny_tokenizer(language)
     small: dict[str, Value] = {"train.samples": 2, "train.batch_samples": 2, "data.root": str(small_data / "data")}
     small |= {"data.workers": 0, "eval.set": "few", "data.mix": {"video": 0.5, "image": 0.5}, "train.flops": "own"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ def training(config: TrainConfig, tokenizer: Tokenizer, cache: Path) -> tuple[Ma
     def build(temporary: Path) -> None:
         pool, data = pool_of(root, cache, tokenizer, config.data.max_text_tokens), config.data
         rows = draw(pool, held_out_of(root), data.mix, config.train.samples, data.manifest_seed, data.repeat)
-        pq.write_table(rows, temporary)
+        drawn_from = os.path.relpath(root.resolve(), cache.resolve())  # true of a copied checkout too
+        pq.write_table(rows.replace_schema_metadata({"root": drawn_from}), temporary)
 
     built_once(path, build)
     manifest = Manifest(pq.read_table(path))

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from trainer.config import TrainConfig
@@ -16,6 +17,14 @@ def test_training_and_validation_share_neither_key_nor_content(config: TrainConf
     train, val = data.train.samples.manifest.entries(), data.val.samples.manifest.entries()
     assert not {(e.source, e.key) for e in train} & {(e.source, e.key) for e in val}
     assert not {e.content for e in train} & {e.content for e in val}
+
+
+def test_a_drawn_manifest_says_which_folder_it_is_from(config: TrainConfig, world: tuple[Path, Path]) -> None:
+    root, cache = world
+    open_data(config, 42, cache)
+    manifests = list((cache / "manifests").glob("*.parquet"))
+    assert manifests
+    assert {(cache / pq.read_schema(file).metadata[b"root"].decode()).resolve() for file in manifests} == {root.resolve()}
 
 
 def test_the_manifest_is_the_studys_and_not_the_seeds(config: TrainConfig, world: tuple[Path, Path]) -> None:

@@ -7,9 +7,12 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from trainer.data import pictures
+from trainer.data.frames import DINOV2
 from trainer.data.pictures import MOST_SCANS, SCAN, decode, rgb
 from trainer.data.shards import DataError
 
@@ -36,6 +39,16 @@ def png(image: Image.Image, **options: object) -> bytes:
 )
 def test_both_decoders_give_the_same_bits(encoded: bytes) -> None:
     assert (pictures._by_simplejpeg(encoded, "") == pictures._by_pillow(encoded, "")).all()
+
+
+@pytest.mark.parametrize("shape", [(180, 320, 3), (448, 448, 3), (100, 90, 3)], ids=["wide", "twice as large", "small"])
+def test_a_picture_of_another_size_becomes_what_dinov2s_image_processor_makes_of_it(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    square = {"height": DINOV2.size, "width": DINOV2.size}
+    processor = BitImageProcessorPil(size=square, do_center_crop=False, image_mean=DINOV2.mean, image_std=DINOV2.std)
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    pixels = torch.from_numpy(decode(png(Image.fromarray(image)), DINOV2.size, "").copy())
+    torch.testing.assert_close(DINOV2.normalised(pixels[None]), theirs, atol=1e-6, rtol=0)
 
 
 def test_a_png_keeps_its_pixels_and_loses_its_transparency() -> None:
