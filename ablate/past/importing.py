@@ -92,7 +92,8 @@ def read(desk: Desk, path: Path, options: Options) -> Past:
 
 def _matched(desk: Desk, past: Past, options: Options) -> Matched:
     named = assignments("--as", options.names)
-    return matched(desk.study, desk.plan().jobs, desk.store.attempts(), past, named)
+    plan = desk.plan()
+    return matched(desk.study, plan.jobs, desk.store.attempts(), past, named, plan.same)
 
 
 def _new(desk: Desk, past: Past, found: Sequence[Match]) -> tuple[list[Match], list[Match]]:

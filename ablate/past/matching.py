@@ -12,7 +12,7 @@ from ablate.conditions import near, quoted
 from ablate.past.runs import MISTAKES_TOLD, Mistakes, Past, PastRun, shown
 from ablate.plan import PlannedJob, row_of
 from ablate.settings import as_toml
-from ablate.study import IMPORTED, LOCKED, Study
+from ablate.study import IMPORTED, LOCKED, Study, run_of
 from db.records import AttemptRecord
 
 Waits = Literal["", "decide", "launch"]
@@ -52,8 +52,9 @@ def matched(
     attempts: Mapping[str, tuple[AttemptRecord, ...]],
     past: Past,
     named: Mapping[str, str],
+    same: Mapping[str, str],
 ) -> Matched:
-    """named: a run as the file calls it -> "ROW", "ROW@SEED", or "-" to leave it out.
+    """named: a run as the file calls it -> "ROW", "ROW@SEED", or "-" to leave it out. same: of the plan.
 
     UserError with every mistake: a name that is no row, a seed that is not planned, settings that are not the row's, two runs
     that are one job.
@@ -63,7 +64,7 @@ def matched(
     for name in named.keys() - theirs:
         mistakes.add("", f"--as {name}={named[name]}: there is no run {shown(name)} in it{_hint(name, theirs)}")
     mistakes.refuse()  # else the run that was meant would be told too, as no row
-    of_row = _of_rows(study, jobs)
+    of_row = _of_rows(study, jobs, same)
     rows = _rows_meant(study, of_row, past.runs, named, mistakes)
     found: dict[str, Match] = {}
     left_out: list[LeftOut] = []
@@ -76,6 +77,11 @@ def matched(
             continue
         if job.id in found:
             other = found[job.id].run
+            if rows[run.name][0] != rows[other.name][0] and job.id in same.values():
+                left_out.append(
+                    LeftOut(run.name, f"{at(job)} is the same config with the same seed: run {shown(other.name)} counts")
+                )
+                continue
             mistakes.add(run.place, f"run {shown(run.name)} is {at(job)}, and so is run {shown(other.name)} of {other.place}")
         found[job.id] = Match(job, run)
         for what in _other_settings(job, run, study.stateful):
@@ -96,11 +102,13 @@ def at(job: PlannedJob) -> str:
     return f"{job.run}@{job.seed}"
 
 
-def _of_rows(study: Study, jobs: Sequence[PlannedJob]) -> dict[str, list[PlannedJob]]:
+def _of_rows(study: Study, jobs: Sequence[PlannedJob], same: Mapping[str, str]) -> dict[str, list[PlannedJob]]:
     """Row, alias or reference run -> its jobs, those that confirm the lock among them: they are found, to be refused."""
     found: dict[str, list[PlannedJob]] = {}
-    for job in jobs:
-        for name in (job.run, *(alias for alias, run in study.aliases.items() if run == job.run)):
+    planned = {job.id: job for job in jobs}
+    shared = ((run_of(id), planned[owner]) for id, owner in same.items())
+    for run, job in (*((job.run, job) for job in jobs), *shared):
+        for name in (run, *(alias for alias, its in study.aliases.items() if its == run)):
             found.setdefault(name, []).append(job)
     return found
 

@@ -18,7 +18,7 @@ HEADER = "run,seed,val_loss"
 def match(desk: Desk, write: Write, *lines: str, header: str = HEADER, **names: str) -> list[str]:
     """Ids of the jobs that these rows are."""
     past = read_table(write(*lines, header=header), desk.study, {})
-    found = matched(desk.study, desk.plan().jobs, {}, past, names)
+    found = matched(desk.study, desk.plan().jobs, {}, past, names, {})
     return [one.job.id for one in found.found]
 
 
@@ -35,6 +35,17 @@ def test_a_key_names_its_job_without_a_seed(desk: Desk, write: Write) -> None:
 def test_as_says_which_row_or_which_job_a_run_is(desk: Desk, write: Write) -> None:
     assert match(desk, write, "old,42,1", "old,43,1", old="F3") == ["F3-s42", "F3-s43"]
     assert match(desk, write, "a-7,1", "test,5", header="run,val_loss", **{"a-7": "F1@44", "test": "-"}) == ["F1-s44"]
+
+
+def test_of_two_rows_that_came_out_as_one_config_the_first_run_counts(desk: Desk, write: Write) -> None:
+    jobs, same = [job for job in desk.plan().jobs if job.run != "A1"], {"A1-s42": "F3-s42"}
+    alone = read_table(write("A1,42,1", header=HEADER), desk.study, {})
+    assert [one.job.id for one in matched(desk.study, jobs, {}, alone, {}, same).found] == ["F3-s42"]
+    both = matched(desk.study, jobs, {}, read_table(write("F3,42,1", "A1,42,2", header=HEADER), desk.study, {}), {}, same)
+    assert [(one.job.id, one.run.name) for one in both.found] == [("F3-s42", "F3")]
+    assert [(one.name, one.why) for one in both.left_out] == [
+        ("A1", "F3@42 is the same config with the same seed: run 'F3' counts")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -139,14 +150,14 @@ def test_past_results_cannot_confirm_a_lock(desk: Desk, write: Write) -> None:
     study = replace(desk.study, confirm=Confirm("F3", (45,), "val_loss"))
     jobs = replace(desk, study=study).plan().jobs
     past = read_table(write("F3,45,1", "lock-confirm,45,1", "F3,42,1", header=HEADER), study, {})
-    found = matched(study, jobs, {}, past, {})
+    found = matched(study, jobs, {}, past, {}, {})
     assert [one.job.id for one in found.found] == ["F3-s42"]
     assert {one.why for one in found.left_out} == {"it would confirm the lock, which only a fresh training can"}
 
 
 def test_what_is_no_result_is_left_out_and_says_why(desk: Desk, write: Write) -> None:
     past = read_table(write("F3,42,1,crashed", "F1,42,1,done", "D1,42,1,done", header="run,seed,val_loss,state"), desk.study, {})
-    found = matched(desk.study, desk.plan().jobs, {}, past, {})
+    found = matched(desk.study, desk.plan().jobs, {}, past, {}, {})
     assert [one.job.id for one in found.found] == ["F1-s42"]
     assert [(one.name, one.why, one.waits) for one in found.left_out] == [
         ("F3@42", "it did not end: its state is 'crashed'", ""),
