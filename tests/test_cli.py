@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -401,7 +402,10 @@ def test_following_a_log_waits_for_it_and_says_so_once(desk: Desk, folder: Path)
     job = desk.plan().of_run("F3")[0]
     log = desk.folders.log(job.key or "", 1)
     words = [sys.executable, "-m", "ablate.cli", "logs", "F3@42", "-f"]
-    follower = subprocess.Popen(words, cwd=folder, env=repository_environment(), stdout=subprocess.PIPE, text=True)
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # whoever started the tests may ignore it
+    follower = subprocess.Popen(
+        words, cwd=folder, env=repository_environment(), stdout=subprocess.PIPE, text=True, preexec_fn=listens
+    )
     assert follower.stdout is not None
     try:
         said = "there is no log yet: F3-s42 is ready (nothing is missing). It is shown as soon as it is there; Ctrl-C leaves\n"

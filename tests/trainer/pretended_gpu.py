@@ -43,10 +43,8 @@ GPU = torch.device("cuda", 0)
 SHAPES = shapes_called("tiny")
 LINEAR = {torch.ops.aten.mm, torch.ops.aten.addmm}
 CASES = {
-    "F3, 7 frames": {},
     "F3, mixture": {"activation_checkpointing": True},
     "F1, mixture": {},
-    "A6, mixture": {},
     "B1, mixture": {},
     "A8b, images": {},
 }

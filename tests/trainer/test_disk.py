@@ -37,7 +37,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingDisk]:
         yield disk
 
 
-@pytest.mark.parametrize(("stride", "error"), [(145, errno.ENOSPC), pytest.param(5, errno.EIO, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("stride", "error"), [(289, errno.ENOSPC), pytest.param(5, errno.EIO, marks=pytest.mark.slow)])
 def test_whichever_write_of_a_run_fails_the_next_attempt_ends_like_an_undisturbed_one(
     disk: FailingDisk, new_job: NewJob, stride: int, error: int
 ) -> None:
