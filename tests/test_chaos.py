@@ -42,6 +42,7 @@ class Disturbs(Witness):
             self.chaos.disturb(0)
 
 
+@pytest.mark.slow
 def test_a_block_disturbed_six_times_ends_like_one_left_alone(cluster: Cluster, tmp_path: Path) -> None:
     text = SMALL_STUDY.replace("faults.seconds       = 0.3", "faults.seconds       = 1.5")
     for name in ("calm", "wild"):

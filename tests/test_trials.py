@@ -154,6 +154,7 @@ def test_trials_that_fall_behind_are_stopped_with_their_ranks(cluster: Cluster, 
     assert any(event.text.split()[1] == "stopped" for event in witness.events if event.kind == "ended")
 
 
+@pytest.mark.slow
 def test_a_launch_killed_among_its_trials_goes_on_with_the_same_points(tmp_path: Path) -> None:
     text = SMALL.replace("trials = 4", "trials = 2\nhalving = 0").replace("bowl.evals = 2", "bowl.pause = 0.3")
     text = text.replace("every = [42, 43]", "every = [42]")
