@@ -97,11 +97,20 @@ from tests.clusters import OwnCluster, ablate
 from tests.conftest import alive, repository_environment, until
 from tests.test_launch import SMALL, Options, Tick, Witness, desk_of, nullcontext, run
 
-SECONDS = 15.0
-SLOW = SMALL.replace("faults.seconds       = 0.0", f"faults.seconds       = {SECONDS}").replace(
-    "train.save_every     = 100 ", "train.save_every     = 15 "
-)
-assert SLOW.count("15 ") == 1
+
+def lasting(seconds: float, save_every: str = "15") -> str:
+    """A study whose jobs take so long, and save every so many steps."""
+    changes = {"faults.seconds       = 0.0": f"faults.seconds       = {seconds}"}
+    changes["train.save_every     = 100 "] = f"train.save_every     = {save_every} "
+    text = SMALL
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    return text
+
+
+SLOW = lasting(15.0)
+NEVER = "10_000"
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +195,7 @@ def test_ctrl_c_leaves_the_jobs_on_a_cluster_alone_and_twice_stops_them(own: Own
 
 
 def test_a_job_whose_node_dies_goes_on_elsewhere_from_its_checkpoint(own: OwnCluster, tmp_path: Path) -> None:
-    desk = study_in(tmp_path)
+    desk = study_in(tmp_path, lasting(8.0))
     first = start(own, tmp_path, "--run", "A1")
     place = wait_for_steps(desk, "A1", 40, first)
     own.node_of(read_gang(place)["owner"]).kill()
@@ -204,7 +213,7 @@ def test_a_job_whose_node_dies_goes_on_elsewhere_from_its_checkpoint(own: OwnClu
 
 
 def test_a_study_gets_on_by_single_rounds_while_nothing_of_ours_lives_between_them(own: OwnCluster, tmp_path: Path) -> None:
-    desk = study_in(tmp_path, SLOW.replace(f"faults.seconds       = {SECONDS}", "faults.seconds       = 2.0"))
+    desk = study_in(tmp_path, lasting(2.0))
     codes = []
     while codes[-1:] != [0]:
         tick = start(own, tmp_path, "--once", "--run", "A1", "--run", "F3@42")
@@ -239,7 +248,7 @@ def test_a_missing_token_is_explained(own: OwnCluster, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_frozen_node_is_given_up_and_cannot_spoil_anything_when_it_wakes(tmp_path: Path) -> None:
     with OwnCluster(2, 2) as own:
-        desk = study_in(tmp_path, SLOW.replace(f"faults.seconds       = {SECONDS}", "faults.seconds       = 20.0"))
+        desk = study_in(tmp_path, lasting(20.0))
         first = start(own, tmp_path, "--run", "A1")
         place = wait_for_steps(desk, "A1", 40, first)
         before, pids = lines(place), read_gang(place)["pids"]
@@ -267,7 +276,7 @@ def test_a_frozen_node_is_given_up_and_cannot_spoil_anything_when_it_wakes(tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_the_whole_group_lets_the_jobs_save_first(tmp_path: Path, number: signal.Signals) -> None:
-    desk = study_in(tmp_path, SLOW.replace("train.save_every     = 15 ", "train.save_every     = 10_000 "))
+    desk = study_in(tmp_path, lasting(15.0, NEVER))
     words = ("launch", "--study", str(tmp_path / "runs.toml"), "--gpus", "2", "--run", "A1")
     launch = ablate(*words, environment={**repository_environment(), "OMP_NUM_THREADS": "1"}, group=True)
     place = wait_for_steps(desk, "A1", 10, launch)
@@ -291,7 +300,7 @@ def test_a_job_that_diverges_is_a_result_and_is_never_tried_again(cluster: Clust
 
 
 def test_a_supervisor_that_gets_sigterm_saves_first_and_its_job_goes_on(cluster: Cluster, tmp_path: Path) -> None:
-    desk = study_in(tmp_path, SLOW.replace("train.save_every     = 15 ", "train.save_every     = 10_000 "))
+    desk = study_in(tmp_path, lasting(7.0, NEVER))
 
     class Preempts(Witness):
         victim = 0
@@ -312,7 +321,7 @@ def test_a_supervisor_that_gets_sigterm_saves_first_and_its_job_goes_on(cluster:
 
 
 def test_a_launch_that_lost_its_lease_ends_what_it_runs(cluster: Cluster, tmp_path: Path) -> None:
-    desk = study_in(tmp_path)
+    desk = study_in(tmp_path, lasting(7.0))
 
     class Robbed(Witness):
         def tick(self, tick: Tick) -> None:

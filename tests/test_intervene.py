@@ -23,7 +23,7 @@ from tests.test_gang import SAVES_ON_SIGTERM, python
 from tests.test_launch import SMALL, Event, Tick, Witness, desk_of, run
 
 NOW = "2026-11-22T12:00:00Z"
-SLOW = SMALL.replace("faults.seconds       = 0.0", "faults.seconds       = 8.0")
+SLOW = SMALL.replace("faults.seconds       = 0.0", "faults.seconds       = 4.0")
 
 
 @pytest.fixture
