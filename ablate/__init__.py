@@ -1,6 +1,7 @@
 """Ablation studies as programs: runs.toml → plan → launch → decide → lock.
 
-Start at cli.py; the story of a run is told in launch.py; what a verdict means is in compare.py.
+Start at cli/, whose commands ask answers/ and draw with screens/, a file per command each; the story of a run is told in
+launch.py; what a verdict means is in compare.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # types only: `import ablate` must stay light
-    from ablate.compare import Comparison
+    from ablate.comparison import Comparison
 
 __all__ = ["compare_runs"]
 

@@ -24,12 +24,13 @@ from typing import Any, Literal
 from ablate import collect
 from ablate.confirm import judge
 from ablate.cost import hours_of
-from ablate.decide import STOP, decide_sweep
+from ablate.decide import decide_sweep
 from ablate.desk import Desk, measured_hours
 from ablate.evidence import edits_since_frozen, job_results, trained_runs, undeclared_looks
 from ablate.folders import read_json_table
 from ablate.freeze import content_hash, tree_hash
 from ablate.lock import CONFIRMATION, NotYet, make_lock
+from ablate.outcomes import STOP
 from ablate.plan import Plan, make_plan
 from ablate.pooled import looked_in
 from ablate.search import SEARCH_OF, choose, declaration, is_search

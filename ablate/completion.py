@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +45,8 @@ def _blocks(study: Study) -> list[Offer]:
 
 
 def _profiles(study: Study) -> list[Offer]:
+    import tomllib  # every command imports this file, and few complete
+
     named = tomllib.loads(study.path.read_text(encoding="utf-8")).get("profile", {})
     return [("full", "the file as it stands"), *((name, "a profile of the file") for name in named)]
 

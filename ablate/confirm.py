@@ -18,11 +18,14 @@ from typing import Any, Literal
 
 from scipy import special
 
-from ablate.compare import Comparison, as_json, compare, noise_pool, number_text, scores
+from ablate.compare import compare
+from ablate.comparison import Comparison, as_json, number_text
 from ablate.conditions import Compared, atoms
 from ablate.fairness import ledger
 from ablate.lock import CONFIRMATION
+from ablate.noise import noise_pool
 from ablate.plan import Plan
+from ablate.scores import scores
 from ablate.study import ENDED, LOCKED, JobResult, Study
 from db.records import DecisionRecord, LockRecord
 

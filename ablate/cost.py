@@ -110,7 +110,7 @@ def schedule(tasks: Sequence[Task], gpus: int) -> dict[str, float]:
     """
     for task in tasks:
         if task.gpus > gpus:
-            raise UserError(f"{gpus} GPUs: {task.key} needs {task.gpus}. Give at least {task.gpus}, or lower gpus_per_run")
+            raise UserError(f"--gpus {gpus}: {task.key} needs {task.gpus}. Give at least {task.gpus}, or lower gpus_per_run")
     place = {task.key: number for number, task in enumerate(tasks)}
     needed_by, open_needs = _needs(tasks)
     ready: dict[int, list[int]] = {}  # GPUs wanted -> places in the list, a heap

@@ -25,11 +25,12 @@ from ablate.folders import newest_checkpoint
 from ablate.gang import STOP_GRACE_S, end_left_behind, read_gang
 from ablate.lease import LEASE_STALE_S
 from ablate.lock import NotYet
-from ablate.plan import FAILURE, HELD, LOST_GPU_S, Plan, PlannedJob
+from ablate.plan import Plan, PlannedJob
 from ablate.present import Present
 from ablate.provenance import Provenance, code_hash, rank_environment, trainer_command
 from ablate.search import GIVEN_UP, tuned
 from ablate.snapshot import Code, code_for, command_from, import_first
+from ablate.states import FAILURE, HELD, LOST_GPU_S
 from ablate.study import TRIAL, UserError, run_of
 from ablate.watch import Event, Options, Outcome, Progress, Tick, Watcher, only_maybe, selected
 from db.records import AttemptRecord, DecisionRecord
@@ -156,9 +157,10 @@ class Crew:
         study = self.desk.study
         largest = max(cluster.node_gpus(), default=0)
         if study.gpus_per_run > largest:
+            needs = _count(study.gpus_per_run, "GPU")
             raise UserError(
-                f"a job of {study.name} needs {study.gpus_per_run} GPUs on one machine; the largest here has {largest}. Lower "
-                "gpus_per_run in [study], give --gpus N (logical GPUs, for trainers that need none), or join a bigger cluster"
+                f"a job of {study.name} needs {needs} on one machine; the largest here has {largest}. Lower gpus_per_run in "
+                "[study], give --gpus N (logical GPUs, for trainers that need none), or join a bigger cluster"
             )
         machines = cluster.node_gpus()
         has = f"{_count(sum(machines), 'GPU')} on {_count(len(machines), 'machine')}"

@@ -48,25 +48,44 @@ class Desk:
 def open_desk(study: Study) -> Desk:
     """The study's desk: `db/` and `outputs/` lie beside its file."""
     store = Store.open(_database(study), study.name, study.profile)
-    return Desk(study, store, Folders(study.path.parent / "outputs", study.name, study.profile)).up_to_date()
+    return Desk(study, store, _folders(study)).up_to_date()
 
 
 def looking_desk(study: Study) -> Desk:
-    """The desk for one who looks: without a database, an empty one in memory, so that looking leaves nothing behind."""
-    if _database(study).exists():
-        return open_desk(study)
-    return Desk(study, Store.empty(study.name, study.profile), Folders(study.path.parent / "outputs", study.name, study.profile))
+    """The desk for one who looks: without a database, an empty one in memory, so that looking leaves nothing behind.
+
+    Where this user may only read the database, it is read as it is.
+    """
+    if _there(study):
+        return existing_desk(study)
+    return Desk(study, Store.empty(study.name, study.profile), _folders(study))
+
+
+def writing_desk(desk: Desk) -> Desk:
+    """The desk of one who looked first, so that a mistake made nothing, and writes now: with a database, made if need be."""
+    return desk if desk.recorded and not desk.store.read_only else replace(open_desk(desk.study), redo_stale=desk.redo_stale)
 
 
 def existing_desk(study: Study) -> Desk:
     """The desk for one who only reads results. UserError when there is no database yet: it is not made."""
-    if not _database(study).exists():
+    if not _there(study):
         raise UserError(f"{_database(study)}: there is no database yet; `ablate launch --profile {study.profile}` makes it")
-    return open_desk(study)
+    return Desk(study, Store.open_to_look(_database(study), study.name, study.profile), _folders(study)).up_to_date()
 
 
 def _database(study: Study) -> Path:
     return study.path.parent / "db" / "ablate.sqlite"
+
+
+def _there(study: Study) -> bool:
+    try:
+        return _database(study).exists()
+    except PermissionError as error:
+        raise UserError(f"{_database(study)}: its folder is not yours to look into; ask its owner for that right") from error
+
+
+def _folders(study: Study) -> Folders:
+    return Folders(study.path.parent / "outputs", study.name, study.profile)
 
 
 def measured_hours(desk: Desk) -> dict[str, list[float]]:

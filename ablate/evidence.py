@@ -8,16 +8,21 @@ from dataclasses import replace
 from ablate import collect
 from ablate.confirm import judge, unfinished
 from ablate.cost import hours_of
-from ablate.decide import SweepAnswer, asked_by, decide_sweep, rests_on_the_same, superseded
+from ablate.decide import SweepAnswer, asked_by, decide_sweep
 from ablate.desk import Desk as Desk
 from ablate.desk import measured_hours as measured_hours
 from ablate.freeze import changes, content_hash, frozen_content
+from ablate.gates import LOOK_OF, asked_for
 from ablate.lock import CONFIRMATION, NotYet, make_lock, same_lock, standing
 from ablate.looks import Settling, settling, undeclared
-from ablate.plan import COMING, LOOK_OF, Plan, PlannedJob, asked_for, askers, is_made
+from ablate.needs import askers
+from ablate.plan import Plan, PlannedJob
 from ablate.pooled import brief
 from ablate.present import Present, job_result
+from ablate.starts import is_made
+from ablate.states import COMING
 from ablate.study import LOCKED, JobResult, Settings, Sweep, UserError, with_shared
+from ablate.turned import rests_on_the_same, superseded
 from db.records import DecisionRecord, DeviationRecord, FrozenRecord, LockRecord
 
 

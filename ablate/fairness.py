@@ -85,15 +85,14 @@ def ledger(
     budget = _last_words(declared, BUDGET)
     model = any(name.startswith("model.") for name in declared)
     evaluation = any(name.startswith("eval.") for name in declared)
-    origins = {job.imported for job in (*a, *b)}
-    steps = budget or _last_words(declared, BATCH) or bool(mix_steps) or (len(origins) > 1 and bool(mix_imported))
+    steps = _steps_declared((*a, *b), declared, mix_imported, mix_steps)
     return (
-        *_origin(a, b, bool(mix_imported)),
+        *_origin(a, b, declared=bool(mix_imported)),
         _settings_check(a, b, declared, stateful),
         _by_seed("manifest", "manifest_hash", a, b, declared=data or budget),
         _overall("samples", lambda job: _number(job.facts.get("samples")), a, b, declared=budget),
         _overall(LAST_STEP, lambda job: _step(job, metric), a, b, declared=steps),
-        *_seeds(a, b, metric),
+        *_seeds(metric, a, b),
         _compute(a, b, declared=budget or model),
         _overall("evaluation", lambda job: str(job.facts.get("eval_hash", "")), a, b, declared=evaluation),
         _overall("trainer's code", lambda job: job.code_hash, a, b),
@@ -103,6 +102,34 @@ def ledger(
         _overall("world size", lambda job: str(job.facts.get("world_size", "")), a, b, blocks=False),
         _overall("versions", _versions, a, b, blocks=False),
     )
+
+
+def ledger_of_one(
+    jobs: Sequence[JobResult], declared: Collection[str], metric: str, mix_imported: str = "", mix_steps: str = ""
+) -> tuple[Check, ...]:
+    """The ledger of a run that is held against a number: what must be equal among its own seeds. `b` of its checks is empty."""
+    return (
+        *_origin(jobs, declared=bool(mix_imported)),
+        _overall("samples", lambda job: _number(job.facts.get("samples")), jobs, declared=_last_words(declared, BUDGET)),
+        _overall(
+            LAST_STEP,
+            lambda job: _step(job, metric),
+            jobs,
+            declared=_steps_declared(jobs, declared, mix_imported, mix_steps),
+        ),
+        *_seeds(metric, jobs),
+        _overall("evaluation", lambda job: str(job.facts.get("eval_hash", "")), jobs),
+        _overall("trainer's code", lambda job: job.code_hash, jobs),
+        _overall("device", lambda job: str(job.facts.get("device", "")), jobs, blocks=False),
+        _overall("world size", lambda job: str(job.facts.get("world_size", "")), jobs, blocks=False),
+        _overall("versions", _versions, jobs, blocks=False),
+    )
+
+
+def _steps_declared(jobs: Collection[JobResult], declared: Collection[str], mix_imported: str, mix_steps: str) -> bool:
+    """Whether the values of these jobs may have been taken at different steps."""
+    mixed = len({job.imported for job in jobs}) > 1 and bool(mix_imported)
+    return mixed or bool(mix_steps) or _last_words(declared, (*BUDGET, *BATCH))
 
 
 def unfair(checks: Sequence[Check]) -> str:
@@ -119,14 +146,14 @@ def hints(checks: Sequence[Check]) -> tuple[str, ...]:
 def _difference(check: Check) -> str:
     if check.name == SEEDS:
         return f"the trainer does not use its seed: {' / '.join(text for text in (check.a, check.b) if text.startswith(ALIKE))}"
-    return f"{check.name} differs: {check.a} / {check.b}"
+    return f"{check.name} differs{f': {check.a} / {check.b}' if check.b else f' between its seeds: {check.a}'}"
 
 
-def _origin(a: Sequence[JobResult], b: Sequence[JobResult], declared: bool) -> tuple[Check, ...]:
+def _origin(*sides: Sequence[JobResult], declared: bool) -> tuple[Check, ...]:
     """Where results are from: asked where any was imported."""
-    if not any(job.imported for job in (*a, *b)):
+    if not any(job.imported for jobs in sides for job in jobs):
         return ()
-    return (_overall("origin", lambda job: "imported" if job.imported else "trained here", a, b, declared),)
+    return (_overall("origin", lambda job: "imported" if job.imported else "trained here", *sides, declared=declared),)
 
 
 def _last_words(settings: Collection[str], words: Collection[str]) -> bool:
@@ -139,12 +166,12 @@ def _step(job: JobResult, metric: str) -> str:
     return "" if step is None or (job.imported and step == 0) else f"{step:,}"
 
 
-def _seeds(a: Sequence[JobResult], b: Sequence[JobResult], metric: str) -> tuple[Check, ...]:
+def _seeds(metric: str, *sides: Sequence[JobResult]) -> tuple[Check, ...]:
     """Whether seeds made a difference to each run: asked where one has two or more."""
-    left, right = (_of_seeds(jobs, metric) for jobs in (a, b))
-    if left == right == ONE_SEED:
+    texts = [_of_seeds(jobs, metric) for jobs in sides]
+    if set(texts) == {ONE_SEED}:
         return ()
-    return (Check(SEEDS, not any(text.startswith(ALIKE) for text in (left, right)), left, right),)
+    return (Check(SEEDS, not any(text.startswith(ALIKE) for text in texts), *_both(texts)),)
 
 
 def seedless(jobs: Sequence[JobResult], metric: str) -> str:
@@ -185,15 +212,19 @@ def _settings_text(settings: Mapping[str, Any], names: Sequence[str]) -> str:
 def _overall(
     name: str,
     read: Callable[[JobResult], str],
-    a: Sequence[JobResult],
-    b: Sequence[JobResult],
+    *sides: Sequence[JobResult],
     declared: bool = False,
     blocks: bool = True,
 ) -> Check:
-    """Equal when all jobs of both runs that report it, and are done, say the same."""
-    left, right = ({text for job in jobs if job.state == "done" and (text := read(job))} for jobs in (a, b))
-    ok = len(left | right) == 1 if left and right else None
-    return Check(name, ok, ", ".join(sorted(left)), ", ".join(sorted(right)), declared, blocks)
+    """Equal when all jobs of both runs (or of the one) that report it, and are done, say the same."""
+    said = [{text for job in jobs if job.state == "done" and (text := read(job))} for jobs in sides]
+    ok = len(set().union(*said)) == 1 if all(said) else None
+    return Check(name, ok, *_both([", ".join(sorted(texts)) for texts in said]), declared, blocks)
+
+
+def _both(texts: Sequence[str]) -> tuple[str, str]:
+    """Of a and of b; "" where there is no b."""
+    return texts[0], texts[1] if len(texts) > 1 else ""
 
 
 def _tuning(a: Sequence[JobResult], b: Sequence[JobResult]) -> tuple[Check, ...]:
@@ -232,7 +263,7 @@ def _by_seed(
     )
     common = sorted(left.keys() & right.keys())
     if not common:
-        return _overall(name, lambda job: str(job.facts.get(fact, "")), a, b, declared, blocks)
+        return _overall(name, lambda job: str(job.facts.get(fact, "")), a, b, declared=declared, blocks=blocks)
     differing = next((seed for seed in common if left[seed] != right[seed]), None)
     shown = common[0] if differing is None else differing
     return Check(name, differing is None, left[shown], right[shown], declared, blocks)

@@ -14,8 +14,9 @@ from ablate import collect
 from ablate.desk import Desk
 from ablate.folders import BrokenFileError, Folders, read_json_table, write_json
 from ablate.gang import STOP_FILE
-from ablate.plan import FORGIVEN, HELD, PlannedJob
+from ablate.plan import PlannedJob
 from ablate.search import GIVEN_UP
+from ablate.states import FORGIVEN, HELD
 from ablate.study import UserError
 from db.records import AttemptRecord, Lease
 

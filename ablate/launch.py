@@ -24,9 +24,10 @@ from ablate.evidence import Desk
 from ablate.gang import Gang, Stop, run_gang
 from ablate.lease import holding_the_lease
 from ablate.mirror import finish, start_mirror
-from ablate.plan import STARTABLE, Plan, PlannedJob
+from ablate.plan import Plan, PlannedJob
 from ablate.provenance import code_hash, rank_environment, trainer_command
 from ablate.snapshot import command_from, import_first
+from ablate.states import STARTABLE
 from ablate.study import UserError
 from ablate.watch import Event as Event
 from ablate.watch import Options as Options

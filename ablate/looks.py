@@ -34,7 +34,8 @@ from typing import Literal
 
 from scipy import special
 
-from ablate.compare import Comparison
+from ablate.compare import quantile
+from ablate.comparison import Comparison
 from ablate.conditions import AllOf, Answer, AnyOf, Atom, Compared, Condition, Otherwise, Verdict
 from ablate.plan import Plan, PlannedJob
 from ablate.study import REFERENCE, Study
@@ -198,8 +199,8 @@ def chance_in_the_end(one: Comparison, verdict: Verdict, seeds: Sequence[int], l
     later = one.error * math.sqrt(min(after / before, 1.0))
     wander = math.sqrt(max(one.error**2 - later**2, 0.0))
     gain = one.delta if one.better == "higher" else -one.delta
-    needs = max(_quantile(1 - level / 2, df) * later, one.margin)
-    half = _quantile(1 - equivalence, df) * later
+    needs = max(quantile(1 - level / 2, df) * later, one.margin)
+    half = quantile(1 - equivalence, df) * later
     match verdict:
         case "better":
             return _above(needs, gain, wander)
@@ -214,10 +215,6 @@ def chance_in_the_end(one: Comparison, verdict: Verdict, seeds: Sequence[int], l
 def _above(bound: float, mean: float, sd: float) -> float:
     """P(N(mean, sd²) > bound)."""
     return float(special.ndtr((mean - bound) / sd)) if sd > 0 else float(mean > bound)
-
-
-def _quantile(probability: float, df: float) -> float:
-    return float(special.ndtri(probability) if math.isinf(df) else special.stdtrit(df, probability))
 
 
 def next_seeds(plan: Plan, runs: Sequence[str], asked: frozenset[str]) -> Jobs:

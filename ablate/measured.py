@@ -20,13 +20,14 @@ from ablate.study import UserError
 LINES = "a line"
 """Stands for a metric where a whole line cannot be read: which numbers it holds is not known."""
 
-_NOT_FINITE = r"[-+]?(?i:nan|inf(?:inity)?)\b"
-_NUMBER = rf"(?>{_NOT_FINITE}|[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
+NUMBERS = ("nan", "-inf", "-1.5", "2.5e-05")
+"""As scripts print them: what every group of a metric must be able to take."""
+
 _GROUP = re.compile(r"\(\?P<(\w+)>")
 _GOES_ON = re.compile(r"\w|[.,+-]\d")
 _BEGAN = re.compile(r"(?:\d|\d[.,_eE]|[-+])\Z")
-_ANYTHING_BEFORE = re.compile(r"(?:\A|(?<!\\)(?:\.|\[\^[^\]]*\]|\\S)[*+?]*)[()?:]*\Z")
-_ANYTHING_BEHIND = re.compile(r"[()?:*+]*(?:\.|\[\^|\\S)")
+_ANYTHING_BEFORE = re.compile(r"(?:\A|(?<!\\)(?:\.|\[\^[^\]]*\]|\\[SDW])[*+?]*)[()?:]*\Z")
+_ANYTHING_BEHIND = re.compile(r"[()?:*+]*(?:\.|\[\^|\\[SDW])")
 _QUOTED = 120
 
 
@@ -35,8 +36,6 @@ class NoNumber:
     """What stands where a number should."""
 
     why: str
-    passed_by: bool = False
-    """The pattern leaves it out: it may be meant as a number, or not."""
 
 
 Values = Mapping[str, float | NoNumber]
@@ -44,10 +43,10 @@ Values = Mapping[str, float | NoNumber]
 
 @dataclass(frozen=True)
 class _Group:
-    """A named group: where its inside begins in the pattern, and whether just anything may stand before it, and behind it."""
+    """A named group of a pattern: what stands inside, and whether just anything may stand before it, and behind it."""
 
     name: str
-    inside: int
+    inside: str
     open_before: bool
     open_behind: bool
 
@@ -57,22 +56,16 @@ class _Group:
 
 
 class Pattern:
-    """A user's regular expression for lines with numbers. Where a group looks for digits alone, it also sees nan, inf and signs.
+    """A user's regular expression for lines with numbers: every named group but `step` is a metric, and takes its number whole.
 
-    A group that ends (or begins) within a number has read none: [\\d.]+ in 0.25e-3, .* before the last digit of 12.5. What the
-    pattern itself spells out beside the group is no part of the number. Other things that stand where a number should are no
-    measurement, and told.
+    A group that ends (or begins) within a number has read none: .+? in 0.25e-3, .* before the last digit of 12.5. What the
+    pattern itself spells out beside the group is no part of the number. What is no number where one should stand is told.
     """
 
     def __init__(self, text: str) -> None:
         """re.error if it is none."""
-        self._strict = re.compile(text)
+        self._compiled = re.compile(text)
         self._groups = [group for group in _groups(text) if group.name != "step"]
-        wider = text
-        for group in sorted(self._groups, key=lambda group: -group.inside):
-            instead = _NUMBER if group.open_before else rf"{_NUMBER}|\S+"
-            wider = f"{wider[: group.inside]}{instead}|{wider[group.inside :]}"
-        self._wider = re.compile(wider)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -80,33 +73,44 @@ class Pattern:
 
     @property
     def counts_steps(self) -> bool:
-        return "step" in self._strict.groupindex
+        return "step" in self._compiled.groupindex
+
+    @property
+    def too_narrow(self) -> str:
+        """Which of its groups passes some numbers by, and what to write; "" if all take every number.
+
+        [\\d.]+ does not see that a loss became nan: such a run would count with the last number it had.
+        """
+        for group in self._groups:
+            missed = [text for text in NUMBERS if not self._takes(group, text)]
+            if missed:
+                return f"its group {group.name} passes {', '.join(missed)} by; write (?P<{group.name}>\\S+)"
+        return ""
+
+    def _takes(self, group: _Group, text: str) -> bool:
+        try:
+            return re.fullmatch(group.inside, text, self._compiled.flags) is not None
+        except re.error:  # it speaks of other groups, and what it takes cannot be told
+            return False
 
     def read(self, line: str) -> tuple[str | None, Values] | None:
         """The text of the step, and what each metric says; None for a line that speaks of none."""
-        found, strict = self._strict.search(line), True
-        if found is None:
-            found, strict = self._wider.search(line), False
+        found = self._compiled.search(line)
         if found is None:
             return None
-        values = {group.metric: _read_group(group, found, strict) for group in self._groups if found[group.name] is not None}
+        values = {group.metric: _read_group(group, found) for group in self._groups if found[group.name] is not None}
         return (found["step"] if self.counts_steps else None), values
 
 
-def _read_group(group: _Group, found: re.Match[str], strict: bool) -> float | NoNumber:
-    """strict: by the pattern as the user wrote it; else its group was allowed any number, and only some of those count."""
+def _read_group(group: _Group, found: re.Match[str]) -> float | NoNumber:
     text, (start, end) = found[group.name].rstrip(".,;:)]}"), found.span(group.name)
-    end = start + len(text)
-    line = found.string
+    end, line = start + len(text), found.string
     value = number(text)
     if value is None:
-        return NoNumber(f"{text!r} is no number", passed_by=not strict)
+        return NoNumber(f"{text!r} is no number")
     behind_is_open = group.open_behind or found.end() == end
     if (group.open_before and _BEGAN.search(line, max(start - 3, 0), start)) or (behind_is_open and _GOES_ON.match(line, end)):
         return NoNumber(f"{text!r} is a part of what stands there; have the pattern take it whole, with \\S+")
-    unlike = not re.match(r"[-+]|.*[eE]", text) or group.open_before
-    if not strict and unlike and not re.fullmatch(_NOT_FINITE, text):
-        return NoNumber(f"{text!r} was passed by, as the pattern wants it", passed_by=True)
     return value
 
 
@@ -130,7 +134,7 @@ def _groups(text: str) -> Iterator[_Group]:
                 name, start, inside = opened.pop()
                 if name:
                     before, behind = _ANYTHING_BEFORE.search(text[:start]), _ANYTHING_BEHIND.match(text, at + 1)
-                    yield _Group(name, inside, before is not None, behind is not None)
+                    yield _Group(name, text[inside:at], before is not None, behind is not None)
             at += 1
 
 
@@ -160,8 +164,7 @@ class Metrics:
         """A line of output. Without a group `step` every match is the next step; __ in a group's name stands for /."""
         if (found := pattern.read(line)) is not None:
             step, values = found
-            measures = any(not (isinstance(value, NoNumber) and value.passed_by) for value in values.values())
-            self._add(step if pattern.counts_steps else self._step + measures, values, line)
+            self._add(step if pattern.counts_steps else self._step + 1, values, line)
 
     def read_json(self, line: str) -> None:
         """A line of a JSON-lines file: an object of numbers, `step` among them. Without one, every line is the next step."""
@@ -209,7 +212,7 @@ class Metrics:
         measured: dict[str, float] = {}
         for name, value in values.items():
             if isinstance(value, NoNumber):
-                self._not_read(name, value.why, line, passed_by=value.passed_by)
+                self._not_read(name, value.why, line)
             else:
                 measured[name] = value
                 self._unread.pop(name, None)
@@ -218,12 +221,11 @@ class Metrics:
             self.last |= {name: (self._step, value) for name, value in measured.items()}
             self._write({"attempt": self._attempt, "step": self._step, "metrics": measured})
 
-    def _not_read(self, name: str, why: str, line: str, passed_by: bool = False) -> None:
+    def _not_read(self, name: str, why: str, line: str) -> None:
         told = f"{why}, in {line[:_QUOTED]!r}{'…' if len(line) > _QUOTED else ''}"
         count, first = self._told.get(name, (0, told))
         self._told[name] = count + 1, first
-        if not passed_by:
-            self._unread[name] = f"the last {'line' if name == LINES else name} cannot be read: {told}"
+        self._unread[name] = f"the last {'line' if name == LINES else name} cannot be read: {told}"
         if count == 0:
             print(f"{VERDICT}{name}: not read here, because {told}", flush=True)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ablate.compare import Comparison
+from ablate.comparison import Comparison
 from ablate.conditions import ITS_START, near, quoted
-from ablate.decide import LEARN_LEVEL, compare_pair, refusal
 from ablate.desk import Desk
 from ablate.evidence import edits_since_frozen, job_results, undeclared_looks
+from ablate.facts import LEARN_LEVEL, compare_pair, refusal
 from ablate.plan import Plan
 from ablate.samples import SampleEvidence, SampleLosses, last_losses, paired
 from ablate.search import is_search

@@ -14,7 +14,9 @@ from typing import Any
 
 from ablate.cost import Hours
 from ablate.desk import Desk, wall_hours
-from ablate.plan import STARTABLE, Plan, PlannedJob, asked_for, tried_again
+from ablate.gates import asked_for
+from ablate.plan import Plan, PlannedJob, tried_again
+from ablate.states import STARTABLE
 from ablate.study import ENDED, TRIAL, JobResult, run_of, seed_place
 from db.records import AttemptRecord, DecisionRecord, LockRecord
 from db.store import Final, State

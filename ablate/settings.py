@@ -100,7 +100,9 @@ class Schema:
         if parent in self.settings:
             return f'"{parent}" is one setting and is given whole: {parent} = {{ ... }}'
         hint = _hint(name, self.settings)
-        if not hint:
+        if not self.settings:
+            hint = " There are none: each needs its value at the baseline in [settings]"
+        elif not hint:
             group = f"{name.partition('.')[0]}."
             known = [one for one in self.settings if one.startswith(group)]
             known = known or list(dict.fromkeys(re.sub(r"\..*", ".*", one) for one in self.settings))

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ablate.conditions import Took, atoms, listed
-from ablate.plan import Plan, is_made, says_else, took
+from ablate.gates import took
+from ablate.plan import Plan
+from ablate.starts import is_made, says_else
 from ablate.study import ENDED, REFERENCE, Study, run_of, runs_of_tree
 from db.records import DecisionRecord, LockRecord
 

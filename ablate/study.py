@@ -438,6 +438,11 @@ def run_of(key: str) -> str:
     return key.rsplit("-s", 1)[0]
 
 
+def hash_of(key: str) -> str:
+    """What a job's key ends in: one text for jobs that train the same with the same seed, whichever run they are of."""
+    return key.rsplit("-", 1)[-1]
+
+
 def seed_place(study: Study, run: str, seed: int) -> int:
     """A seed's place among those of a run, or of the row whose start it trains."""
     seeds = study.seeds[run if run in study.runs else run.removesuffix(REFERENCE)]

@@ -8,8 +8,9 @@ from dataclasses import replace
 from ablate import intervene
 from ablate.desk import Desk
 from ablate.evidence import record
-from ablate.plan import Plan, PlannedJob, row_of, start_settings
+from ablate.plan import Plan, PlannedJob, row_of
 from ablate.search import Tried, choose, declaration, searched, trial_settings, trial_text, with_chosen
+from ablate.starts import start_settings
 from ablate.study import ENDED, Run, job_key
 from db.records import DecisionRecord
 

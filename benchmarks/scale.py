@@ -42,7 +42,7 @@ from ablate.desk import Desk, open_desk
 from ablate.evidence import Judge
 from ablate.jobs import Attempt, AttemptEnd, AttemptId
 from ablate.launch import launch
-from ablate.plan import needed_jobs
+from ablate.needs import needed_jobs
 from ablate.present import Present
 from ablate.runs_toml import read_study
 from ablate.watch import Event, Options, Tick

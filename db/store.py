@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sqlite3
 import time
@@ -16,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -28,6 +29,7 @@ from sqlalchemy import (
     Row,
     Select,
     Table,
+    case,
     create_engine,
     event,
     exc,
@@ -38,7 +40,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool, StaticPool
 
 from db import schema
 from db.records import (
@@ -102,8 +104,9 @@ INSERT_POINTS = (
 class Store:
     """The records of one study in one profile. Threads may share it; processes open their own."""
 
-    def __init__(self, engine: Engine, path: str, study: str, profile: str) -> None:
-        self.path, self.study, self.profile = path, study, profile
+    def __init__(self, engine: Engine, path: str, study: str, profile: str, *, read_only: bool = False) -> None:
+        """read_only: this user may not write here; what others write meanwhile is seen by who opens it again."""
+        self.path, self.study, self.profile, self.read_only = path, study, profile, read_only
         self._engine = engine
         self._writer = engine.execution_options(writes=True)
         self._ids: dict[tuple[str, int], int] = {}
@@ -134,6 +137,28 @@ class Store:
         return cls(engine, str(path), study, profile)
 
     @classmethod
+    def open_to_look(cls, path: Path, study: str, profile: str, *, busy_s: float = 10.0) -> Store:
+        """Open the database for one who only reads: as `open` does, or as it is where this user may not write it or beside it.
+
+        StoreError as with `open`; and where it would have to be brought up to date first, and must not be written.
+        """
+        if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            return cls.open(path, study, profile, busy_s=busy_s)
+        _refuse_network(path)
+        engine = create_engine(
+            "sqlite://", creator=partial(_connect_to_read, path, busy_s), poolclass=QueuePool, json_serializer=_json
+        )
+        _prepare(engine, None)
+        with _explained(str(path)), engine.begin() as connection:
+            found = _version(connection, path)
+        if found not in ("", schema.VERSION):
+            raise StoreError(
+                f"{path}: written by an older ablate (schema {found}; this one reads {schema.VERSION}) and read-only for you; "
+                "`ablate status`, typed by somebody who may write it, brings it up to date"
+            )
+        return cls(engine, str(path), study, profile, read_only=True) if found else cls.empty(study, profile)
+
+    @classmethod
     def empty(cls, study: str, profile: str) -> Store:
         """A store with nothing in it, in memory: for one who looks before there is a database. It leaves no file behind."""
         engine = create_engine(
@@ -146,14 +171,13 @@ class Store:
 
     def scoped(self, study: str, profile: str) -> Store:
         """The same database, seen from another study or profile."""
-        return Store(self._engine, self.path, study, profile)
+        return Store(self._engine, self.path, study, profile, read_only=self.read_only)
 
     @staticmethod
     def copy(path: Path, to: Path) -> None:
         """Copy a database as a reader sees it, whatever is being written; nothing is changed in it. StoreError if it is none."""
-        written = Path(f"{path}-wal").exists()  # else nobody has it open, and SQLite need not leave its own files beside it
         with _explained(str(path)):
-            source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{'' if written else '&immutable=1'}", uri=True)
+            source = _connect_to_read(path)
             copied = sqlite3.connect(to)
             try:
                 source.backup(copied)
@@ -346,8 +370,7 @@ class Store:
 
     def curves(self, name: str, keys: Collection[str] | None = None) -> dict[str, list[tuple[int, float]]]:
         """The curves of many jobs (None: all) that measured `name`."""
-        statement = self._joined(jobs.c.key, metrics.c.step, metrics.c.value, keys=keys)
-        statement = statement.join(metrics, metrics.c.attempt_id == attempts.c.id).where(metrics.c.name == name)
+        statement = self._measured(name, jobs.c.key, metrics.c.step, metrics.c.value, keys=keys)
         found: dict[str, dict[int, float]] = {}
         with self._reading() as connection:
             for key, step, value in connection.execute(statement.order_by(attempts.c.number)):
@@ -368,6 +391,28 @@ class Store:
             for key, steps in self._last(name, last, keys).items():
                 found.setdefault(key, {})[name] = Final(sum(steps.values()) / len(steps), max(steps))
         return found
+
+    def thinned_curves(self, name: str, keys: Collection[str], columns: int) -> dict[str, list[tuple[int, float]]]:
+        """The curves of these jobs as a plot of `columns` columns over all their steps shows them.
+
+        Of each column the least and the most value; both ends of what each attempt measured. Curves of few points are whole.
+        """
+        number, first, last = func.count(), func.min(metrics.c.step), func.max(metrics.c.step)
+        measured = self._measured(name, number, first, last, keys=keys).group_by(attempts.c.id)
+        with self._reading() as connection:
+            ends = connection.execute(measured).all()
+        if sum(end[0] for end in ends) <= 2 * columns * len(keys):
+            return self.curves(name, keys)
+        steps = {step for _, *both in ends for step in both}
+        place = (metrics.c.step - min(steps)) * columns // max(max(steps) - min(steps), 1)
+        column = case((metrics.c.step.in_(steps), -1 - metrics.c.step), else_=place)  # an end is a column
+        found: dict[str, dict[int, float]] = {}
+        with self._reading() as connection:
+            for extreme in (func.min(metrics.c.value), func.max(metrics.c.value)):  # SQLite gives the step of that very row
+                thinned = self._measured(name, jobs.c.key, metrics.c.step, extreme, keys=keys).where(~_measured_again(name))
+                for key, step, value in connection.execute(thinned.group_by(jobs.c.id, column)):
+                    found.setdefault(key, {})[step] = _value(value)
+        return {key: sorted(points.items()) for key, points in found.items()}
 
     def latest(self, keys: Collection[str] | None, names: Iterable[str]) -> dict[str, dict[str, tuple[int, float]]]:
         """Job -> metric -> (step, value) measured last. keys: None means all jobs."""
@@ -548,6 +593,11 @@ class Store:
         wanted = func.json_each(json.dumps(list(keys))).table_valued("value")
         return statement.where(jobs.c.key.in_(select(wanted.c.value)))
 
+    def _measured(self, name: str, *columns: Any, keys: Collection[str] | None = None) -> Select[Any]:
+        """Columns of what our jobs measured of one metric."""
+        joined = self._joined(*columns, keys=keys).join(metrics, metrics.c.attempt_id == attempts.c.id)
+        return joined.where(metrics.c.name == name)
+
     def _put_attempt(self, connection: Connection, record: AttemptRecord) -> None:
         row = {"job_id": self._job_id(connection, record.job), **_columns(record, attempts)}
         changed = {name: value for name, value in row.items() if name not in ("job_id", "number")}
@@ -619,6 +669,14 @@ class Store:
         return None if row is None else _record(Lease, row)
 
 
+def _measured_again(name: str) -> ColumnElement[bool]:
+    """Whether a later attempt of the job measured the metric at the same step: then that one counts."""
+    later, again = attempts.alias(), metrics.alias()
+    measured = select(again.c.step).join_from(later, again, again.c.attempt_id == later.c.id)
+    of_job = measured.where(later.c.job_id == attempts.c.job_id, later.c.number > attempts.c.number)
+    return of_job.where(again.c.name == name, again.c.step == metrics.c.step).correlate(attempts, metrics).exists()
+
+
 # ---------------------------------------------------------------- rows and values
 
 
@@ -688,10 +746,17 @@ def network_mount(path: Path, mounts: str) -> tuple[str, str] | None:
     return (str(best), kind) if NETWORK_FILESYSTEMS.fullmatch(kind) else None
 
 
+def _connect_to_read(path: Path, busy_s: float = 5.0) -> sqlite3.Connection:
+    """A connection that cannot write, and leaves no files of SQLite's own beside a database that nobody has open."""
+    written = Path(f"{path}-wal").exists()
+    uri = f"{path.absolute().as_uri()}?mode=ro{'' if written else '&immutable=1'}"
+    return sqlite3.connect(uri, uri=True, timeout=busy_s, check_same_thread=False)
+
+
 def _prepare(engine: Engine, busy_s: float | None) -> None:
     """Set each connection up, and leave the beginning of transactions to us (the driver would begin them at the first write).
 
-    busy_s: how long to wait for other processes; None for a database in memory, which has none.
+    busy_s: how long to wait for other processes; None for a database in memory, which has none, or one that is only read.
     """
 
     @event.listens_for(engine, "connect")

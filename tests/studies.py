@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from ablate.conditions import Condition
+from ablate.noise import Pool, noise_pool
+from ablate.scores import Scores, scores
 from ablate.study import (
     Block,
     JobResult,
@@ -120,7 +124,7 @@ def jobs(
     return [
         replace(
             JobResult(
-                key=f"{run}-s{42 + place}-00000000",
+                key=f"{run}-s{42 + place}-{crc32(f'{run} {42 + place}'.encode()):08x}",
                 run=run,
                 seed=42 + place,
                 state=value if isinstance(value, str) else "done",  # type: ignore[arg-type]  # tests give words of JobState
@@ -133,3 +137,16 @@ def jobs(
         )
         for place, value in enumerate(values)
     ]
+
+
+KNOWN = Pool("val_loss", 0.05, inf, "declared")
+
+
+def scores_of(run: str, values: Sequence[float | str], metric: Metric = LOSS) -> Scores:
+    """A job per value, as `jobs` makes them."""
+    return scores(metric, run, jobs(run, values, metric.name))
+
+
+def pool_of(metric: Metric, **runs: Sequence[float | str]) -> Pool:
+    """The noise of runs with these values."""
+    return noise_pool(metric, {run: jobs(run, values, metric.name) for run, values in runs.items()})

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from ablate import answers, cli, evidence
+from ablate import cli, evidence
+from ablate.answers import decide as decide_answers
+from ablate.answers import lock as lock_answers
 from ablate.audit import audit, evidence_keys, recorded_results
 from ablate.desk import Desk, open_desk
 from ablate.pooled import looked_in
@@ -160,8 +162,8 @@ def test_seeds_trained_later_are_no_reason_to_fall(tmp_path: Path) -> None:
 
 
 def test_what_a_person_decided_follows_from_that_person(desk: Desk) -> None:
-    answers.lift(desk, "to try")
-    answers.overrule(desk, ("sweep1",), "", "F2", "memory")
+    lock_answers.lift(desk, "to try")
+    decide_answers.overrule(desk, ("sweep1",), "", "F2", "memory")
     assert verdicts(desk)["freeze"] == "follows"
     later = edited(desk, "F2  = { model.freeze_llm = true }", "F2  = { model.freeze_dino = true }")
     assert verdicts(later)["freeze"] == "fell"
@@ -194,7 +196,7 @@ def test_explained_a_decision_shows_seeds_ledger_pool_and_sources_and_records_no
 
 def test_explained_what_is_open_says_how_to_decide_it(tmp_path: Path) -> None:
     desk = written_desk(tmp_path, without=("F3",))
-    from ablate.evidence_answers import explained
+    from ablate.answers.audit import explained
 
     assert explained(desk, ("sweep1",))["open"] == ["freeze is open: `ablate decide sweep1`"]
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,22 +19,31 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ablate import answers, cli, drawing, screens
+from ablate import cli
+from ablate.answers import decide as decide_answers
+from ablate.answers import document as document_answers
+from ablate.answers import launch as launch_answers
+from ablate.answers import logs as logs_answers
+from ablate.answers import show as show_answers
+from ablate.answers import status as status_answers
 from ablate.clock import utc_now
 from ablate.completion import block, profile, run, sweep
 from ablate.desk import Desk, open_desk
 from ablate.launch import Event, Outcome, Progress, Tick
-from ablate.plan import PlannedJob
 from ablate.runs_toml import read_study
+from ablate.screens import comparisons as comparisons_screens
+from ablate.screens import drawing
+from ablate.screens import launch as launch_screens
+from ablate.screens import logs as logs_screens
+from ablate.screens import status as status_screens
+from ablate.screens import watcher as watcher_screens
 from ablate.study import UserError
 from ablate.tables import load
 from benchmarks.plan import study_of
 from db.records import AttemptRecord, DecisionRecord, JobRecord, Point
 from tests.conftest import repository_environment
 from tests.shared_study import STUDY as SHARED
-from tests.small_study import FINAL, OFF, STUDY, TRAINER
-
-NOW = "2026-11-22T12:00:00Z"
+from tests.small_study import NOW, STUDY, TRAINER, write, write_job
 
 
 @pytest.fixture
@@ -48,31 +58,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def desk(folder: Path) -> Desk:
     return open_desk(read_study(folder / "runs.toml"))
-
-
-def write(desk: Desk, *runs: str, state: str = "done", last: float = math.nan) -> None:
-    """One attempt of each job of these runs, ended like this (or "running")."""
-    for job in desk.plan().jobs:
-        if job.run in runs:
-            write_job(desk, job, state, last)
-
-
-def write_job(desk: Desk, job: PlannedJob, state: str, last: float = math.nan) -> None:
-    assert job.key is not None
-    assert job.settings is not None
-    desk.store.save_job(JobRecord(job.key, job.run, job.seed, job.settings, 2, NOW))
-    number = desk.store.claim(job.key, started_at=utc_now(), host="here", gpus=2, code_hash="")
-    assert number is not None
-    final = (FINAL[job.run] if math.isnan(last) else last) + OFF[job.seed]
-    points = [Point(job.key, number, step, "val_loss", final + 1 / step) for step in (1, 10, 100)]
-    points += [
-        Point(job.key, number, 1000, name, value)
-        for name, value in {"val_loss": final, "progress": 0.25, "samples": 960.0}.items()
-    ]
-    desk.store.add_points(job.key, number, points, 0)
-    if state != "running":
-        reason = "Traceback …\nRuntimeError: no space left" if state == "failed" else ""
-        desk.store.end_attempt(job.key, number, state, reason, NOW, 3600.0, {"samples": 960})  # type: ignore[arg-type]  # states as words
 
 
 class Said:
@@ -316,7 +301,7 @@ def test_what_status_costs_grows_with_the_jobs_not_with_their_square(tmp_path: P
         for job in desk.plan().jobs[::2]
     )
     began = time.process_time()
-    screens.status(answers.status(desk))
+    status_screens.status(status_answers.status(desk))
     assert time.process_time() - began < 1.5, "it was twice that, when it grew with the square"
     assert "and 800 more runs: ask for --json" in capsys.readouterr().out
 
@@ -331,9 +316,9 @@ def test_following_status_says_a_line_whenever_it_changes(desk: Desk, capsys: py
             write(desk, "F3", state="running")
         if asked == 4:
             raise KeyboardInterrupt
-        return answers.status(desk)
+        return status_answers.status(desk)
 
-    screens.follow(ask, every_s=0.0)
+    status_screens.follow(ask, every_s=0.0)
     lines = capsys.readouterr().out.splitlines()
     assert [line[10:].split(" · F3-s42")[0] for line in lines] == ["6 ready · 6 waiting", "3 running · 3 ready · 6 waiting"]
 
@@ -371,7 +356,7 @@ def test_show_of_an_alias_is_the_run(ablate: Any) -> None:
 def test_a_config_s_computed_rates_are_shown(tmp_path: Path) -> None:
     (tmp_path / "runs.toml").write_text(STUDY)
     study = read_study(Path(__file__).parents[1] / "runs.toml")
-    rates = answers.derived(study, {**study.settings, "optim.lr": 2e-5, "optim.connector_ratio": 100.0})
+    rates = show_answers.derived(study, {**study.settings, "optim.lr": 2e-5, "optim.connector_ratio": 100.0})
     assert rates["optim.connector_lr"] == pytest.approx(2e-3)
 
 
@@ -435,7 +420,7 @@ def test_a_log_that_never_comes_is_not_waited_for(desk: Desk, state: str, rank: 
         write_job(desk, job, state)
     jobs = [one for one in desk.plan().jobs if one.id == job.id]
     with pytest.raises(UserError) as caught:
-        screens.follow_logs(lambda: answers.logs(desk, jobs, 40, rank))
+        logs_screens.follow(lambda: logs_answers.logs(desk, jobs, 40, rank))
     assert message in str(caught.value)
 
 
@@ -501,7 +486,7 @@ def test_launch_here_trains_one_job_and_its_numbers_are_in_the_database(desk: De
         (["plan", "--block", "9"], "there is no block '9'; blocks: 1, 2"),
         (["plan", "--study", "nowhere.toml"], "nowhere.toml"),
         (["plan", "--profile", "tny"], "tiny"),
-        (["plan", "--gpus", "1"], "1 GPUs: F3-s42 needs 2."),
+        (["plan", "--gpus", "1"], "--gpus 1: F3-s42 needs 2."),
         (["lock", "--lift", "--because", "x"], "nothing is locked (profile full)"),
         (["init", "runs.toml"], "runs.toml exists already"),
         (["plan", "--nonsense"], "No such option: --nonsense"),
@@ -563,6 +548,43 @@ def test_who_only_looks_leaves_nothing_behind(folder: Path, ablate: Any, words: 
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["decide", "NOSUCH"],
+        ["decide", "sweep1", "--take", "NOSUCH", "--because", "x"],
+        ["decide", "sweep1", "--take", "F1"],
+        ["launch", "--run", "NOSUCH"],
+        ["launch", "--block", "NOSUCH"],
+        ["launch", "--settle", "NOSUCH"],
+        ["launch", "--settle", "sweep1"],
+        ["launch", "--here"],
+        ["launch", "--gpus", "1"],
+        ["stop", "NOSUCH"],
+        ["stop", "F3"],
+        ["stop"],
+        ["retry", "NOSUCH"],
+        ["retry", "F3"],
+        ["lock"],
+        ["lock", "--lift", "--because", "x"],
+        ["import", "NOSUCH.csv"],
+        ["import", "past.csv", "--as", "x=F3"],
+        ["import", "past.csv", "--map", "run=nosuch"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_makes_no_database(folder: Path, ablate: Any, words: list[str]) -> None:
+    (folder / "past.csv").write_text("run,seed,step,val_loss\nF9,42,1,1.0\n")
+    before = sorted(folder.rglob("*"))
+    assert ablate(*words).code == (3 if words == ["lock"] else 2)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_person_may_decide_before_anything_was_launched(folder: Path, ablate: Any) -> None:
+    assert ablate("decide", "sweep1", "--take", "F1", "--because", "memory", "--json").document["decisions"][0]["took"] == "F1"
+    assert open_desk(read_study(folder / "runs.toml")).store.decisions()["freeze"].by == "person"
+
+
 def test_status_says_when_folders_and_database_know_different_jobs(desk: Desk, ablate: Any) -> None:
     write(desk, "F3", last=1.0)
     assert "F3-s42" in ablate("status", "--json").document["notes"][0]
@@ -610,9 +632,9 @@ def test_a_place_that_is_not_there_is_named_and_not_made(folder: Path, ablate: A
 def test_away_from_a_terminal_a_launch_is_told_line_by_line(
     desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(screens, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(watcher_screens, "LINE_EVERY_S", 0.0)
     write(desk, "F3", state="running")
-    with screens.launch_watcher(desk, answers.dry_run(desk, "", (), 4), quiet=False) as watcher:
+    with watcher_screens.launch_watcher(desk, launch_answers.dry_run(desk, "", (), 4), quiet=False) as watcher:
         watcher.event(Event("started", "F3-s42: the baseline"))
         watcher.tick(Tick(desk.plan(), (Progress("F3-s42", 0.5, 4800, 1.25, 30.0, 30.0),), 60.0, 0.03))
         watcher.ask_to_stop("stop")
@@ -627,9 +649,9 @@ def test_away_from_a_terminal_a_launch_is_told_line_by_line(
 def test_a_launch_ends_with_states_decisions_and_what_waits(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
         write(desk, "F3", state="failed")
-    document = answers.outcome(desk, Outcome(desk.plan(), None, ("decision 'freeze' (sweep1) is open",)))
+    document = launch_answers.outcome(desk, Outcome(desk.plan(), None, ("decision 'freeze' (sweep1) is open",)))
     assert document["exit_code"] == 1
-    screens.outcome(document)
+    launch_screens.outcome(document)
     out = capsys.readouterr().out
     assert "3 ready · 6 waiting · 3 failed" in out
     assert "failed   F3-s42: 3 attempts failed, the last one: Traceback …\nRuntimeError: no space left" in out
@@ -644,7 +666,7 @@ def test_jobs_that_failed_alike_are_told_once(desk: Desk, ablate: Any, capsys: p
             log = f"step {job.seed}\nits loss {job.seed / 7}\n{'boom' if job.run == 'F1' else f'RuntimeError: {job.seed}'}"
             number = desk.store.attempts()[job.key or ""][-1].number
             desk.store.end_attempt(job.key or "", number, "failed", f"the command exited with code 3; its log ends:\n{log}", NOW)
-    screens.outcome(answers.outcome(desk, Outcome(desk.plan(), None, ())))
+    launch_screens.outcome(launch_answers.outcome(desk, Outcome(desk.plan(), None, ())))
     for out in (capsys.readouterr().out, ablate("status").out):
         assert out.count("the command exited with code 3") == out.count("failed   F") == 2
         assert "RuntimeError: 42\n         so did F3-s43, F3-s44\n" in out
@@ -742,7 +764,7 @@ def compared(delta: float | None, low: float | None, high: float | None, holds: 
     ],
 )
 def test_a_margin_bar_has_zero_in_its_middle_and_the_margin_on_both_sides(comparison: dict[str, Any], bar: str) -> None:
-    assert screens.margin_bar(comparison) == bar
+    assert comparisons_screens.margin_bar(comparison) == bar
 
 
 def test_a_cell_that_a_narrow_terminal_cuts_says_so() -> None:
@@ -776,14 +798,14 @@ def test_wherever_a_command_speaks_to_it_ends_without_a_traceback(
 
 def test_numbers_that_are_not_finite_become_null() -> None:
     made = DecisionRecord("t", "s", "decided", "F3", "", {}, "", "rule", NOW, comparisons=({"low": -math.inf, "p": math.nan},))
-    assert answers.plain(answers.decision(made))["comparisons"] == [{"low": None, "p": None}]
+    assert document_answers.plain(decide_answers.decision(made))["comparisons"] == [{"low": None, "p": None}]
 
 
 # ---------------------------------------------------------------- what to do next
 
 
 def after_a_launch(desk: Desk) -> str:
-    found: str = answers.outcome(desk, Outcome(desk.plan(), None, ()))["next"]
+    found: str = launch_answers.outcome(desk, Outcome(desk.plan(), None, ()))["next"]
     return found
 
 
@@ -817,9 +839,28 @@ def test_a_decision_that_waits_for_a_job_out_of_attempts_says_retry(desk: Desk, 
     assert ablate("decide", "sweep1", "--json").document["next"] == "ablate retry F1@42"
 
 
-def test_one_of_a_thing_is_told_in_the_singular(folder: Path, ablate: Any) -> None:
+def _once_then_leave(answers: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    for answer in answers:
+        return answer
+    raise KeyboardInterrupt
+
+
+def test_one_of_a_thing_is_told_in_the_singular(folder: Path, ablate: Any, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "runs.toml").write_text(STUDY.replace("gpus_per_run     = 2", "gpus_per_run     = 1"))
     assert "12 jobs, 1 GPU each" in ablate("plan").out
+    desk = open_desk(read_study(folder / "runs.toml"))
+    write(desk, "F3", "F1")
+    ablate("decide", "sweep1")
+    assert "audit: the only one follows" in ablate("audit").out
+    job = desk.plan().of_run("F3")[0].key or ""
+    desk.store.add_points(job, 1, [Point(job, 1, 1000, "val_loss", 1.02)], 0)
+    assert "audit: 1 of 1 does not follow from the database" in ablate("audit").out
+    ablate("decide", "sweep1", "--take", "F3", "--because", "x")
+    write(desk, "LR2", state="running")
+    for job in desk.plan().of_run("LR2"):
+        desk.store.add_points(job.key or "", 1, [Point(job.key or "", 1, 1000, "samples", 1.0)], 0)
+    status_screens.follow(partial(_once_then_leave, iter([status_answers.status(desk)])), every_s=0.0)
+    assert "LR2-s42 25%, 1 sample, " in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- what is trained once

@@ -158,9 +158,9 @@ def test_metrics_can_come_from_a_json_lines_file(tmp_path: Path) -> None:
     assert ended["reason"] == "a line: not read once, first because it is no JSON object, in 'garbage'"
 
 
-def test_a_metric_that_ends_as_nan_has_diverged_though_its_group_asks_for_digits(tmp_path: Path) -> None:
+def test_a_metric_that_ends_as_nan_has_diverged(tmp_path: Path) -> None:
     script(tmp_path, "print('step 1: val loss 0.5')\nprint('step 2: val loss nan')")
-    folder = folder_of(tmp_path, "{python} train.py", r"step (?P<step>\d+): val loss (?P<loss>[\d.]+)")
+    folder = folder_of(tmp_path, "{python} train.py", r"step (?P<step>\d+): val loss (?P<loss>\S+)")
     assert run(folder)[0] == 0
     ended = result(folder) or {}
     assert (ended["outcome"], ended["reason"]) == ("diverged", "loss was nan at step 2")
@@ -168,9 +168,9 @@ def test_a_metric_that_ends_as_nan_has_diverged_though_its_group_asks_for_digits
 
 def test_a_command_whose_last_word_on_a_metric_cannot_be_read_has_failed_and_is_not_tried_again(tmp_path: Path) -> None:
     script(tmp_path, "print('loss 0.5')\nprint('loss 0.25e-3', end='')")
-    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>[\d.]+)")
+    folder = folder_of(tmp_path, "{python} train.py", r"loss (?P<loss>.+?)")
     code, output = run(folder)
-    why = "'0.25' is a part of what stands there; have the pattern take it whole, with \\S+, in 'loss 0.25e-3'"
+    why = "'0' is a part of what stands there; have the pattern take it whole, with \\S+, in 'loss 0.25e-3'"
     assert output.splitlines()[-1] == f"ablate: the command ended well, but the last loss cannot be read: {why}"
     assert classify("rank failed", (code,), output) == "code error"
     assert result(folder) is None

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from ablate import answers, cli, drawing, evidence, screens
+from ablate import cli, evidence
+from ablate.answers import decide as decide_answers
+from ablate.answers import lock as lock_answers
+from ablate.answers import plan as plan_answers
 from ablate.audit import audit
 from ablate.collect import claim_attempt, record_job
 from ablate.confirm import claim, suspects
@@ -20,6 +23,8 @@ from ablate.launch import Options, launch
 from ablate.lock import CONFIRMATION, standing
 from ablate.plan import PlannedJob
 from ablate.runs_toml import read_study
+from ablate.screens import drawing
+from ablate.screens import lock as lock_screens
 from ablate.study import LOCKED
 from db.records import JobRecord, LockRecord, Point
 from tests.test_launch import Witness
@@ -121,7 +126,7 @@ def typed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 
 def test_it_is_planned_and_priced_before_anything_has_run(tmp_path: Path) -> None:
-    document = answers.plan(desk_of(tmp_path))
+    document = plan_answers.plan(desk_of(tmp_path))
     jobs = {job["id"]: job for job in document["jobs"] if job["block"] == "confirmation"}
     assert list(jobs) == [f"lock-confirm-s{seed}" for seed in (45, 46, 47)] + [f"F3-s{seed}" for seed in (45, 46, 47)]
     assert {(job["state"], job["reason"], job["cost"]) for job in jobs.values()} == {
@@ -183,8 +188,8 @@ def test_a_lock_that_does_not_keep_it_stays_provisional_and_names_the_weakest_de
 
 def test_a_decision_of_a_person_is_the_first_suspect(tmp_path: Path) -> None:
     desk = ended(desk_of(tmp_path), LR2=1.01)
-    answers.lift(desk, "to overrule")
-    answers.overrule(desk, ("sweep2",), "", "LR2", "we like it")
+    lock_answers.lift(desk, "to overrule")
+    decide_answers.overrule(desk, ("sweep2",), "", "LR2", "we like it")
     first = suspects(desk.study, desk.store.decisions())[0]
     assert (first.name, first.p) == ("lr", 1.0)
     assert "a person took LR2" in first.text
@@ -254,9 +259,9 @@ def test_a_combination_that_only_its_confirmation_trained_stays_locked_as_it_is(
 
 def test_another_lock_needs_another_confirmation(tmp_path: Path) -> None:
     desk = confirmed(ended(desk_of(tmp_path)), 0.8)
-    answers.lift(desk, "to overrule")
-    answers.overrule(desk, ("sweep1",), "", "F3", "no memory")
-    answers.overrule(desk, ("sweep2",), "", "LR2", "we like it")
+    lock_answers.lift(desk, "to overrule")
+    decide_answers.overrule(desk, ("sweep1",), "", "F3", "no memory")
+    decide_answers.overrule(desk, ("sweep2",), "", "LR2", "we like it")
     assert isinstance(evidence.lock(desk, NOW), LockRecord)
     assert standing(desk.study, held(desk), desk.store.decisions()) == "pending"
     assert held(desk).provisional
@@ -267,7 +272,7 @@ def test_a_confirmed_lock_is_drawn_with_its_numbers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     desk = confirmed(ended(desk_of(tmp_path)), 0.8)
-    screens.lock(answers.lock(desk))
+    lock_screens.lock(lock_answers.lock(desk))
     out = capsys.readouterr().out
     assert "lock-confirm − F3" in out
     assert max(map(len, out.splitlines())) <= drawing.WIDTH

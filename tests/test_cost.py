@@ -60,7 +60,7 @@ def test_nothing_to_do_costs_nothing():
 
 
 def test_a_job_that_needs_more_gpus_than_there_are_is_refused():
-    with pytest.raises(UserError, match=r"^1 GPUs: F3-s42 needs 2\. Give at least 2, or lower gpus_per_run$"):
+    with pytest.raises(UserError, match=r"^--gpus 1: F3-s42 needs 2\. Give at least 2, or lower gpus_per_run$"):
         schedule([Task("F3-s42", 2, 1.0)], 1)
 
 

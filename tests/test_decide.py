@@ -7,72 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ablate.conditions import ITS_START, AllOf, AnyOf, Compared, Ended, Otherwise, Took, Within
-from ablate.decide import decide_sweep, overrule, rests_on_the_same, superseded, turned_because
-from ablate.study import Learn, Skip, Take, UserError
+from ablate.conditions import AnyOf, Compared, Ended, Otherwise, Within
+from ablate.study import IMPORTED, Learn, Take
 from db.records import DecisionRecord
+from tests.small_trees import FREEZE, LR, MIX, NOW, STUDY, TINY, beats, decide, one, results
 from tests.studies import LOSS, jobs, settings_of, study, sweep, tree
-
-NOW = "2026-11-22T10:00:00Z"
-
-
-def beats(a, b, metric="val_loss"):
-    return Compared(a, "better", b, metric)
-
-
-FREEZE = tree(
-    "freeze",
-    "sweep1",
-    (
-        "F1, F2 and F3 diverged",
-        AllOf(tuple(Ended(run, "diverged") for run in ("F1", "F2", "F3"))),
-        Take("stop"),
-        "nothing trains",
-    ),
-    ("F3 diverged", Ended("F3", "diverged"), Take("best", ("F1", "F2")), "full unfreezing is unstable"),
-    ("F2 better than F3", beats("F2", "F3"), "F2", "unfreezing the LLM is harmful"),
-    ("F1 no worse than F3", Compared("F1", "no worse", "F3", "val_loss"), "F1", "as good, and cheaper"),
-    ("F3 better than F1", beats("F3", "F1"), "F3", "full unfreeze is justified"),
-    ("otherwise", Otherwise(), "F3", "not shown either way"),
-)
-LR = tree(
-    "lr",
-    "sweep2",
-    (
-        "any of LR2, LR3, LR4 better than LR1",
-        AnyOf(tuple(beats(run, "LR1") for run in ("LR2", "LR3", "LR4"))),
-        Take("best", ("LR2", "LR3", "LR4")),
-        "another ratio beats 10:1",
-    ),
-    ("otherwise", Otherwise(), "LR1", "10:1 stays"),
-)
-SKIP = Skip("freeze took F1", Took("freeze", "F1"), "only one rate is left")
-STUDY = study(sweep("sweep1", FREEZE), sweep("sweep2", LR, skip=SKIP))
-
-TINY = {"F1": [0.38, 0.36, 0.34], "F2": [0.229, 0.207, 0.194], "F3": [0.147, 0.157, 0.191]}
-
-
-def results(**values):
-    return {run: jobs(run, of_run) for run, of_run in values.items()}
-
-
-def decide(of_study, name, of_results, earlier=None, its_start=None):
-    hours = {"F1": 1.0, "F2": 2.0, "F3": 3.0}
-    return decide_sweep(
-        of_study,
-        of_study.sweeps[name],
-        of_results,
-        earlier or {},
-        its_start or {},
-        now=NOW,
-        hours_of=lambda run: hours.get(run, 1.0),
-    )
-
-
-def one(of_results, **more):
-    (record,) = decide(STUDY, "sweep1", of_results, **more).decisions
-    return record
-
 
 # ---------------------------------------------------------------- which line is taken
 
@@ -98,7 +37,7 @@ def test_a_decision_carries_its_numbers_its_jobs_and_what_it_sets():
     assert record.sets == {"model.freeze_llm": True}
     assert record.because.startswith("unfreezing the LLM is harmful: F2 − F3 = -0.145 [-0.1")
     assert record.because.endswith("] nats per token, margin 0.08, n 3/3, sd 0.019 (6 df, measured)")
-    assert set(record.jobs) == {f"{run}-s{seed}-00000000" for run in TINY for seed in (42, 43, 44)}
+    assert set(record.jobs) == {job.key for run in TINY for job in jobs(run, TINY[run])}
     assert set(record.jobs.values()) == {"c0de"}
     assert len(record.tree_hash) == 64
     shown = {(item["a"], item["b"]): item for item in record.comparisons}
@@ -128,16 +67,6 @@ def test_values_taken_at_different_steps_decide_nothing_until_the_file_says_why(
     (meant,) = decide(replace(STUDY, mix_steps="they converge"), "sweep1", found).decisions
     assert meant.line == "F3 better than F1"
     assert "last steps differ (300 / 100): they converge" in meant.comparisons[-1]["labels"]
-
-
-def test_a_decision_whose_ledger_is_another_now_does_not_rest_on_the_same():
-    def at(step):
-        return one({run: [replace(job, steps={"val_loss": step[run]}) for job in jobs(run, TINY[run])] for run in TINY})
-
-    fair, unfair = at({"F1": 300, "F2": 300, "F3": 300}), at({"F1": 100, "F2": 300, "F3": 300})
-    assert rests_on_the_same(fair, fair)
-    assert not rests_on_the_same(unfair, fair)
-    assert turned_because(unfair, fair) == "F1 − F3 on val_loss: last step is not equal now"
 
 
 def test_a_run_that_diverged_loses_by_that_and_not_by_a_comparison():
@@ -298,14 +227,57 @@ def test_learn_lines_that_hold_are_reported_with_their_numbers():
     assert answer.decisions == ()
 
 
-# ---------------------------------------------------------------- who is compared with whom
+# ---------------------------------------------------------------- a run held against a number
 
-MIX = tree(
-    "mix",
-    "sweep4",
-    ("D1 better than its start", beats("D1", ITS_START), "D1", "video-heavy pays"),
-    ("otherwise", Otherwise(), Take("its start"), "the default mix stays"),
+HELD = tree(
+    "held",
+    "s",
+    ("F2 within 0.1 of 0.2", Within("F2", 0.1, 0.2, "val_loss"), "F2", "F2 lies at 0.2"),
+    ("otherwise", Otherwise(), "F3", "not shown"),
 )
+
+
+def held(last=None, **of_study):
+    """The tree's decision where the last of three seeds of F2 differs from the others in this."""
+    alike = {"steps": {"val_loss": 300}, "facts": {"samples": 9600, "eval_hash": "e1"}}
+    found = jobs("F2", TINY["F2"], **alike)
+    found[-1] = replace(found[-1], **(last or {}))
+    return one_of(replace(study(sweep("s", HELD)), **of_study), "s", {"F2": found})
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        ({"steps": {"val_loss": 100}}, "last step differs between its seeds: 100, 300"),
+        ({"facts": {"samples": 4800, "eval_hash": "e1"}}, "samples differs between its seeds: 4,800, 9,600"),
+        ({"facts": {"samples": 9600, "eval_hash": "e2"}}, "evaluation differs between its seeds: e1, e2"),
+        ({"facts": {"samples": 9600, IMPORTED: {"source": "x"}}}, "origin differs between its seeds: imported, trained here"),
+        ({"code_hash": "c1de"}, "trainer's code differs between its seeds: c0de, c1de"),
+    ],
+)
+def test_a_run_whose_own_seeds_are_unlike_shows_nothing_against_a_number(last, why):
+    assert held().took == "F2"
+    record = held(last)
+    assert record.line == "otherwise"
+    assert record.because.endswith(f"not shown: F2 and 0.2 on val_loss: not fair: {why}")
+    assert [check["ok"] for check in record.comparisons[0]["fairness"] if check["check"] == why.partition(" differs")[0]] == [
+        False
+    ]
+
+
+def test_a_run_that_is_the_same_whatever_its_seed_shows_nothing_against_a_number():
+    record = one_of(study(sweep("s", HELD)), "s", {"F2": jobs("F2", [0.2, 0.2]), "F3": jobs("F3", [0.2, 0.21])})
+    assert record.because == "not shown: F2 and 0.2 on val_loss: not fair: the trainer does not use its seed: all 2 gave 0.2"
+
+
+def test_what_the_file_declares_of_steps_and_origins_counts_for_a_run_held_against_a_number_too():
+    meant = held({"steps": {"val_loss": 100}}, mix_steps="they converge")
+    assert meant.took == "F2"
+    assert meant.comparisons[0]["labels"] == ["last steps differ (100, 300): they converge"]
+    assert held({"facts": {IMPORTED: {"source": "x"}}}, mix_imported="the same code").took == "F2"
+
+
+# ---------------------------------------------------------------- who is compared with whom
 
 
 @pytest.mark.parametrize(("start", "values", "took", "sets"), [
@@ -369,74 +341,6 @@ def test_another_budget_is_fair_where_the_row_declares_it():
     assert record.took == "B1"
     check = next(check for check in record.comparisons[0]["fairness"] if check["check"] == "samples")
     assert (check["ok"], check["declared"], check["a"], check["b"]) == (False, True, "4,800", "9,600")
-
-
-# ---------------------------------------------------------------- price, overruling, superseding
-
-
-def test_a_decision_that_shows_nothing_says_what_knowing_would_cost():
-    record = one(results(F1=[0.2, 0.4], F2=[0.2, 0.4], F3=[0.2, 0.4]))
-    assert record.price.startswith(
-        "to show a difference of the margin with probability 0.8: F2 − F3 on val_loss (0.08 nats per token): "
-    )
-    seeds = int(record.price.split("token): ")[1].split(" ")[0])
-    added = seeds - 2
-    gpu_hours = 2 * added * (1 + 2 + 3)
-    assert record.price.endswith(f"Together {3 * added} more jobs, {gpu_hours:,.3g} GPU-hours, ${gpu_hours * 0.5:,.2f}")
-
-
-def test_a_decision_in_which_all_was_shown_has_no_price():
-    assert one(results(**{**TINY, "F2": [0.150, 0.160, 0.190]})).price == ""
-
-
-def test_a_person_overrules_with_a_reason_and_the_evidence_stays():
-    rule = one(results(**TINY))
-    made = overrule(STUDY, "freeze", "F2", " cheaper ", NOW, {}, rule)
-    assert (made.status, made.by, made.took, made.because) == ("overruled", "person", "F2", "cheaper")
-    assert made.sets == {"model.freeze_llm": True}
-    assert (made.comparisons, made.jobs) == (rule.comparisons, rule.jobs)
-
-
-@pytest.mark.parametrize(
-    ("name", "take", "because", "message"),
-    [
-        ("freese", "F2", "x", "there is no decision 'freese'. Did you mean 'freeze'? Decisions: freeze, lr"),
-        ("freeze", "LR2", "x", "freeze cannot take 'LR2'. It can take F1, F2, F3, stop"),
-        ("freeze", "F2", "  ", '--take F2 overrules freeze without a reason. Give one: --because "…"'),
-    ],
-)
-def test_an_overruling_that_makes_no_sense_is_refused(name, take, because, message):
-    with pytest.raises(UserError) as error:
-        overrule(STUDY, name, take, because, NOW, {})
-    assert str(error.value) == message
-
-
-def test_a_person_may_keep_the_start_by_its_name():
-    of_study = study(sweep("sweep4", MIX))
-    assert overrule(of_study, "mix", "its start", "why", NOW, {"D1": "D1-start"}).took == "D1-start"
-    with pytest.raises(UserError, match="cannot take 'its start' yet"):
-        overrule(of_study, "mix", "its start", "why", NOW, {})
-
-
-def test_what_a_person_decided_stands():
-    made = overrule(STUDY, "freeze", "F2", "cheaper", NOW, {})
-    assert one(results(**TINY), earlier={"freeze": made}) is made
-
-
-def test_a_new_record_is_needed_only_when_something_changed():
-    first = one(results(**TINY))
-    assert superseded(first, None)
-    assert not superseded(replace(first, at="2026-11-23T00:00:00Z", number=7), first)
-    changed = one(results(**{**TINY, "F2": [0.01, 0.02, 0.03]}))
-    assert superseded(changed, first)
-    waiting = one(results(F1=["running"], F2=[1], F3=[1]))
-    assert not superseded(one(results(F1=["ready"], F2=[1], F3=[1])), waiting)
-    assert superseded(first, waiting)
-
-
-def test_a_record_that_came_back_from_json_is_not_a_change():
-    first = one(results(**TINY))
-    assert not superseded(first, replace(first, comparisons=tuple(json.loads(json.dumps(first.comparisons)))))
 
 
 def test_two_calls_with_the_same_values_give_the_same_answer():

@@ -14,8 +14,9 @@ from ablate.folders import write_json
 from ablate.gang import Gang, Stop, run_gang
 from ablate.intervene import launch_is_asked_to_stop, retry, stop_all, stop_jobs
 from ablate.jobs import Cluster
-from ablate.plan import FAILURE, PlannedJob
+from ablate.plan import PlannedJob
 from ablate.provenance import Provenance
+from ablate.states import FAILURE
 from ablate.study import UserError
 from db.records import AttemptState
 from db.store import Store

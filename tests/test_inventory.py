@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ablate import inventory, inventory_screen
+from ablate import inventory
 from ablate.cli import app
 from ablate.runs_toml import read_study
+from ablate.screens import data
 from ablate.study import UserError
 
 SHIPPED = Path(__file__).parents[1] / "runs.toml"
@@ -50,7 +51,7 @@ def test_a_study_with_a_trainer_of_its_own_is_told(tmp_path: Path) -> None:
 
 def test_screens_import_nothing_heavy() -> None:
     code = (
-        "import sys; from ablate import inventory, inventory_screen; "
+        "import sys; from ablate import inventory; from ablate.screens import data; "
         "print({'torch', 'transformers', 'pyarrow', 'numpy', 'trainer.data'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
@@ -86,4 +87,4 @@ def test_index_then_manifests_then_status(study: Path) -> None:
     runs = inventory.by_root(read_study(study, "here"))["data"].values()
     unmet_needs = {need["what"] for need in document["folders"][0]["needs"] if not need["met"]}
     assert unmet_needs == {f"validation set {settings['eval.set']}" for settings in runs}
-    inventory_screen.status(document["folders"])
+    data.status(document["folders"])

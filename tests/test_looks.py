@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablate import answers, cli, evidence, screens
-from ablate.compare import Pool, Scores, compare, holm_levels
+from ablate import cli, evidence
+from ablate.answers import decide as decide_answers
+from ablate.compare import compare, holm_levels
 from ablate.desk import Desk, open_desk
 from ablate.evidence import freeze, settle, to_settle
 from ablate.looks import chance_in_the_end, level_at, look_of, reached, spent
+from ablate.noise import Pool
 from ablate.runs_toml import read_study
+from ablate.scores import Scores
+from ablate.screens import decide as decide_screens
 from ablate.study import Metric, UserError
 from tests.test_confirm import NOW, end
 
@@ -328,7 +332,7 @@ def test_an_edit_of_what_was_frozen_stands_beside_every_verdict_it_touches(
     train(desk)
     later = desk_of(tmp_path, STUDY.replace("margin = 0.05", "margin = 0.06"))
     freeze(later, NOW, "0.05 was below the noise")
-    screens.decide(answers.decide(later, ("sweep1",)))
+    decide_screens.decide(decide_answers.decide(later, ("sweep1",)))
     label = "deviates: metrics.val_loss.margin 0.05 → 0.06 (reason: 0.05 was below the noise)"
     assert label in capsys.readouterr().out
     assert all(label in one["labels"] for one in later.store.decisions()["freeze"].comparisons)

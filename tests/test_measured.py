@@ -14,11 +14,13 @@ from ablate.runs_toml import read_study
 from ablate.study import UserError
 from tests.conftest import REPOSITORY
 
-DIGITS = r"step (?P<step>\d+): loss (?P<loss>[\d.]+)"
+LOSS = r"step (?P<step>\d+): loss (?P<loss>\S+)"
+ONLY_NUMBERS = r"loss (?P<loss>(?:nan|inf|[-+\d.e])+)"
 
 
 def loss(pattern: str, line: str) -> str:
     """What the pattern reads there as loss; why it is none; "" for a line that does not speak of it."""
+    assert Pattern(pattern).too_narrow == ""
     found = Pattern(pattern).read(line)
     if found is None:
         return ""
@@ -29,36 +31,39 @@ def loss(pattern: str, line: str) -> str:
 @pytest.mark.parametrize(
     ("pattern", "line", "read"),
     [
-        (DIGITS, "step 1: loss 0.25", "0.25"),
-        (DIGITS, "step 1: loss nan", "nan"),
-        (DIGITS, "step 1: loss -inf", "-inf"),
-        (DIGITS, "step 1: loss -0.5", "-0.5"),
-        (DIGITS, "step 1: loss 0.25.", "0.25"),
-        (DIGITS, "step 1: loss 0.25, acc 3", "0.25"),
-        (DIGITS, "step 1: loss 45%", "45.0"),
-        (DIGITS, "step 1: loss 0.25e-3", "'0.25' is a part of what stands there"),
-        (DIGITS, "step 1: loss 0.25-103", "'0.25' is a part of what stands there"),
-        (DIGITS, "step 1: loss 1,234", "'1' is a part of what stands there"),
-        (DIGITS, "step 1: loss 1.2M", "'1.2' is a part of what stands there"),
-        (DIGITS, "step 1: loss n/a", "'n/a' is no number"),
-        (DIGITS, "epoch 1: loss 0.25", ""),
-        (r"loss (?P<loss>\S+)", "loss 0.25e-3", "0.00025"),
-        (r"loss (?P<loss>\S+)", "loss 0.25, acc 3", "0.25"),
-        (r"loss (?P<loss>\S+)", "loss tensor(0.25)", "'tensor(0.25' is no number"),
+        (LOSS, "step 1: loss 0.25", "0.25"),
+        (LOSS, "step 1: loss nan", "nan"),
+        (LOSS, "step 1: loss -inf", "-inf"),
+        (LOSS, "step 1: loss -0.5", "-0.5"),
+        (LOSS, "step 1: loss 0.25.", "0.25"),
+        (LOSS, "step 1: loss 0.25, acc 3", "0.25"),
+        (LOSS, "step 1: loss 0.25e-3", "0.00025"),
+        (LOSS, "step 1: loss 1,234", "'1,234' is no number"),
+        (LOSS, "step 1: loss 1.2M", "'1.2M' is no number"),
+        (LOSS, "step 1: loss n/a", "'n/a' is no number"),
+        (LOSS, "step 1: loss tensor(0.25)", "'tensor(0.25' is no number"),
+        (LOSS, "epoch 1: loss 0.25", ""),
         (r"loss (?P<loss>\S+)(?: val (?P<val>\S+))?", "loss 0.1", "0.1"),
-        (r"loss.*(?P<loss>[\d.]+)", "loss 12.5", "'5' is a part of what stands there"),
-        (r"loss.*(?P<loss>[\d.]+)", "loss -5", "'5' is a part of what stands there"),
-        (r"loss (?P<loss>\d+\.\d+) nats", "loss 1e-05 nats", "1e-05"),
-        (r"loss (?P<loss>\d+\.\d+) nats", "loss 1 nats", "'1' was passed by, as the pattern wants it"),
-        (r"step (?P<step>\d+).*?(?P<loss>\d+\.\d+)", "step 3 of 10: loss 0.25", "0.25"),
-        (r"step (?P<step>\d+).*?(?P<loss>\d+\.\d+)", "step 3 of -1: begins", "'-1' was passed by, as the pattern wants it"),
-        (r"step (?P<step>\d+).*?(?P<loss>\d+\.\d+)", "step 3 loss nan", "nan"),
-        (r"^(?P<step>\d+),(?P<loss>[\d.]+),", "3,0.25,0.8", "0.25"),
-        (r"(?P<loss>[\d.]+)(?:s|nats)", "0.25nats", "0.25"),
-        (r"(?P<loss>[\d.]+) nats", "-0.5 nats", "'0.5' is a part of what stands there"),
-        (r"(?:(?P<loss>[\d.]+) nats)", "is nan nats", "nan"),
+        (r"loss (?P<loss>[-+\w.]+)", "loss 0.25-103", "'0.25-103' is no number"),
+        (r"loss (?P<loss>[-+\w.]+)", "loss 1,234", "'1' is a part of what stands there"),
+        (r"loss (?P<loss>[-+\w.]+)%", "loss 45%", "45.0"),
+        (r"loss (?P<loss>.+?)", "loss 0.25", "'0' is a part of what stands there"),
+        (r"loss.*(?P<loss>\S+)", "loss 12.5", "'5' is a part of what stands there"),
+        (r"loss.*(?P<loss>\S+)", "loss -5", "'5' is a part of what stands there"),
+        (r"loss\D+(?P<loss>\S+)", "loss -5", "'5' is a part of what stands there"),
+        (r"loss\D+(?P<loss>\S+)", "loss 5", "5.0"),
+        (r"loss\W*(?P<loss>\S+)", "loss = -0.5", "'0.5' is a part of what stands there"),
+        (r"loss (?P<loss>\S+) nats", "loss 1e-05 nats", "1e-05"),
+        (r"loss (?P<loss>\S+?)(?:s|nats)", "loss 0.25nats", "0.25"),
+        (r"(?:(?P<loss>\S+) nats)", "is nan nats", "nan"),
         (r"loss[(](?P<loss>[^)]+)[)]", "loss(nan)", "nan"),
-        (r"[(\]]\((?P<loss>[\d.]+)\)(?#a ( comment)", "((inf)", "inf"),
+        (r"[(\]]\((?P<loss>[^)]+)\)(?#a ( comment)", "((inf)", "inf"),
+        (r"^(?P<step>\d+),(?P<loss>[^,]+),", "3,0.25,0.8", "0.25"),
+        (r"(?i)LOSS (?P<loss>(?:NAN|INF|[-+\dE.])+)", "loss NaN", "nan"),
+        (ONLY_NUMBERS, "loss -inf", "-inf"),
+        (ONLY_NUMBERS, "loss 2.5e-05", "2.5e-05"),
+        (ONLY_NUMBERS, "loss improved", ""),
+        (ONLY_NUMBERS, "loss 1.2M", "'1.2' is a part of what stands there"),
     ],
 )
 def test_a_number_counts_whole_or_not_at_all(pattern: str, line: str, read: str) -> None:
@@ -66,7 +71,34 @@ def test_a_number_counts_whole_or_not_at_all(pattern: str, line: str, read: str)
 
 
 @pytest.mark.parametrize(
-    ("file", "line"), [("ablate/init.toml", "step 1: val loss"), ("examples/unrelated/runs.toml", "tree 1: accuracy")]
+    ("pattern", "why"),
+    [
+        (r"loss (?P<loss>[\d.]+)", r"its group loss passes nan, -inf, -1.5, 2.5e-05 by; write (?P<loss>\S+)"),
+        (r"loss (?P<loss>-?[\d.]+(?:e-?\d+)?)", r"its group loss passes nan, -inf by; write (?P<loss>\S+)"),
+        (r"loss (?P<loss>\w+)", r"its group loss passes -inf, -1.5, 2.5e-05 by; write (?P<loss>\S+)"),
+        (r"loss (?P<loss>\S{,5})", r"its group loss passes 2.5e-05 by; write (?P<loss>\S+)"),
+        (r"(?P<a>\S+) (?P<val__b>\d+)", r"its group val__b passes nan, -inf, -1.5, 2.5e-05 by; write (?P<val__b>\S+)"),
+        (r"(?P<step>\d+) (x)(?P<loss>(?(2)y|z))", r"its group loss passes nan, -inf, -1.5, 2.5e-05 by; write (?P<loss>\S+)"),
+        (r"(?P<step>\d+): (?P<loss>[^,]+),", ""),
+    ],
+)
+def test_a_group_that_would_pass_some_numbers_by_is_told_and_what_to_write(pattern: str, why: str) -> None:
+    assert Pattern(pattern).too_narrow == why
+
+
+def test_a_study_whose_pattern_would_pass_nan_by_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "runs.toml"
+    path.write_text(
+        (REPOSITORY / "ablate/runs_toml/init.toml").read_text().replace(r"(?P<val_loss>\S+)", r"(?P<val_loss>[\d.]+)")
+    )
+    with pytest.raises(UserError) as refused:
+        read_study(path)
+    told = "study.trainer.metrics.stdout: its group val_loss passes nan, -inf, -1.5, 2.5e-05 by; write (?P<val_loss>\\S+)"
+    assert told in str(refused.value).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "line"), [("ablate/runs_toml/init.toml", "step 1: val loss"), ("examples/unrelated/runs.toml", "tree 1: accuracy")]
 )
 @pytest.mark.parametrize("text", ["0.25", "-1.5", "2e-05", "nan", "-inf"])
 def test_what_we_recommend_takes_every_number_whole(file: str, line: str, text: str) -> None:
@@ -147,11 +179,16 @@ def test_a_number_that_no_float_holds_is_told_whatever_it_is(tmp_path: Path) -> 
     assert read.metrics.remarks().startswith("big: not read once, first because 1000")
 
 
-def test_what_a_pattern_passes_by_is_told_and_is_neither_a_value_nor_a_step(tmp_path: Path) -> None:
-    read = Written(tmp_path, "loss 0.5", "loss falls", "loss 0.25", "loss is low", pattern=r"loss (?P<loss>[\d.]+)")
-    assert read.points == [(1, {"loss": 0.5}), (2, {"loss": 0.25})]
+def test_what_is_no_number_where_one_should_stand_is_told_and_is_no_value(tmp_path: Path) -> None:
+    lines = ("loss 0.5", "loss falls", "loss 0.25")
+    read = Written(tmp_path, *lines, pattern=r"loss (?P<loss>\S+)")
+    assert read.points == [(1, {"loss": 0.5}), (3, {"loss": 0.25})]
     assert read.metrics.unreadable() == ""
-    assert read.metrics.remarks() == "loss: not read 2 times, first because 'falls' is no number, in 'loss falls'"
+    assert read.metrics.remarks() == "loss: not read once, first because 'falls' is no number, in 'loss falls'"
+    (tmp_path / "only").mkdir()
+    only = Written(tmp_path / "only", *lines, "loss is low", pattern=ONLY_NUMBERS)
+    assert only.points == [(1, {"loss": 0.5}), (2, {"loss": 0.25})]
+    assert (only.metrics.unreadable(), only.metrics.remarks()) == ("", "")
 
 
 def test_steps_that_go_back_are_told_when_what_counts_is_not_what_was_measured_last(tmp_path: Path) -> None:

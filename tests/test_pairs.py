@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 import ablate
-from ablate import cli, drawing
+from ablate import cli
+from ablate.answers.compare import FORMULAS, compare, says
 from ablate.desk import Desk
-from ablate.evidence_answers import FORMULAS, compare, says
-from ablate.evidence_screens import FOREST, forest
 from ablate.forest import forest as figure_of
 from ablate.pairs import compare_two
+from ablate.screens import drawing
+from ablate.screens.compare import FOREST, forest
 from ablate.study import UserError
 from tests.written_study import FINAL, written_desk
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablate.conditions import Took
-from ablate.plan import Plan, PlannedJob, make_plan, needed_jobs
+from ablate.needs import needed_jobs
+from ablate.plan import Plan, PlannedJob, make_plan
 from ablate.runs_toml import read_study
 from ablate.study import Skip, Start, Study
 from db.records import AttemptRecord, DecisionRecord

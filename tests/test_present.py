@@ -14,9 +14,10 @@ from ablate.cost import Hours
 from ablate.decide import SweepAnswer
 from ablate.desk import Desk, measured_hours, open_desk
 from ablate.evidence import Judge, job_results
-from ablate.plan import FAILURE, FORGIVEN, HELD, STARTABLE, PlannedJob
+from ablate.plan import PlannedJob
 from ablate.present import Present
 from ablate.runs_toml import read_study
+from ablate.states import FAILURE, FORGIVEN, HELD, STARTABLE
 from db.records import DecisionRecord, JobRecord, Point
 from tests.conftest import REPOSITORY
 from tests.shared_study import LOSS

@@ -49,7 +49,10 @@ def test_everything_in_the_tree_is_there_and_has_a_caption() -> None:
 def test_every_source_file_is_in_the_tree() -> None:
     packages = ("ablate", "trainer", "db", "benchmarks")
     sources = [path for path in committed() if path.suffix == ".py" and path.parts[0] in packages and path.name not in UNLISTED]
-    missing = [str(path) for path in sources if str(path) not in listed()]
+    tree, commands = listed(), set(get_command(app).commands)  # type: ignore[attr-defined]  # a group
+    missing = [str(path) for path in sources if str(path) not in tree]
+    named = [folder for folder, caption in tree.items() if "a file per command" in caption]
+    missing = [path for path in missing if Path(path).stem not in commands or f"{Path(path).parent}/" not in named]
     assert not missing, f"not in the README's tree: {', '.join(missing)}"
 
 

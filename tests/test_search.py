@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 
 from ablate.cli import app
 from ablate.cost import hours_of
-from ablate.decide import compare_pair
 from ablate.desk import open_desk
 from ablate.evidence import job_results
+from ablate.facts import compare_pair
 from ablate.fairness import ledger
 from ablate.freeze import changes, frozen_content
 from ablate.lock import NotYet, make_lock
-from ablate.plan import Plan, PlannedJob, make_plan, needed_jobs
+from ablate.needs import needed_jobs
+from ablate.plan import Plan, PlannedJob, make_plan
 from ablate.runs_toml import read_study
 from ablate.search import (
     GIVEN_UP,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate import answers
+from ablate.answers import plan as plan_answers
 from ablate.desk import Desk
 from ablate.imports import beside
 from ablate.launch import train_here
@@ -52,7 +52,7 @@ def test_an_edit_after_the_first_launch_does_not_reach_the_jobs(package: Path) -
     assert [note for note in witness.of("note") if "jobs go on with the code of then" in note]
     hashes = {attempt.code_hash for tries in desk.store.attempts().values() for attempt in tries}
     assert hashes == {snapshots(desk)[0].hash}
-    answer = answers.plan(desk)
+    answer = plan_answers.plan(desk)
     assert {job["code_hash"] for job in answer["jobs"]} == hashes
     assert answer["notes"][0].startswith("the trainer has changed since ")
 

@@ -19,9 +19,9 @@ from ablate.stale import Stale, find_stale, turned_below
 from ablate.study import Skip
 from ablate.tables import load
 from db.records import AttemptRecord, DecisionRecord, LockRecord
+from tests.small_study import STUDY as SMALL
+from tests.small_study import write
 from tests.studies import study, sweep, tree
-from tests.test_cli import STUDY as SMALL
-from tests.test_cli import write
 
 NOW = "2026-11-22T12:00:00Z"
 FREEZE = tree("freeze", "sweep1", ("otherwise", Otherwise(), "F3", "stay"))

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ablate import runs_toml
 from ablate.conditions import RESERVED
-from ablate.runs_toml import read_study
+from ablate.runs_toml import metrics, read_study, searches, seeds, study_section
+from ablate.runs_toml.file import SECTIONS
+from ablate.runs_toml.profiles import IN_PROFILE
+from ablate.runs_toml.rows import IN_ROW
 from tests.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "study_file.md").read_text()
@@ -29,14 +31,14 @@ def test_its_blocks_are_one_study(tmp_path: Path, profile: str) -> None:
 
 @pytest.mark.parametrize(
     "keys",
-    [runs_toml._STUDY, runs_toml._METRIC, runs_toml._EVIDENCE, runs_toml._IN_ROW, runs_toml._SECTIONS, runs_toml._IN_PROFILE],
+    [study_section.KEYS, metrics.KEYS, seeds.EVIDENCE, IN_ROW, SECTIONS, IN_PROFILE],
 )
 def test_every_key_is_on_it(keys: tuple[str, ...]) -> None:
     assert [key for key in keys if not re.search(rf"\b{key}\b", QUOTED)] == []
 
 
 def test_the_keys_of_a_search_are_on_its_own_page() -> None:
-    assert [key for key in runs_toml._SEARCH if f"`{key}`" not in SEARCH] == []
+    assert [key for key in searches.KEYS if f"`{key}`" not in SEARCH] == []
 
 
 def test_every_word_of_the_conditions_is_on_it() -> None:

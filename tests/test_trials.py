@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ablate import answers, trials
+from ablate import trials
+from ablate.answers import lock as lock_answers
+from ablate.answers import plan as plan_answers
+from ablate.answers import show as show_answers
+from ablate.answers import status as status_answers
 from ablate.audit import audit
 from ablate.cli import app
 from ablate.desk import Desk, open_desk
@@ -89,14 +93,14 @@ def test_the_lock_rests_on_the_search_and_says_so(desk: Desk) -> None:
     search = desk.store.decisions()["search of tuned"]
     assert lock.settings["bowl.x"] == search.sets["bowl.x"]
     assert lock.decisions["search of tuned"] == search.number
-    assert answers.lock(desk)["searches"] == {"search of tuned": search.because}
+    assert lock_answers.lock(desk)["searches"] == {"search of tuned": search.because}
 
 
 def test_a_score_of_a_trial_is_called_selected_wherever_it_is_shown(desk: Desk) -> None:
-    plan = answers.plan(desk)
+    plan = plan_answers.plan(desk)
     assert {job["selected"] for job in plan["jobs"] if job["trial"]} == {True}
-    assert {one["selected"] for one in answers.status(desk)["ended"] if "-trial" in one["run"]} == {True}
-    shown = answers.show(desk, desk.plan().of_run("tuned"), "val_loss")
+    assert {one["selected"] for one in status_answers.status(desk)["ended"] if "-trial" in one["run"]} == {True}
+    shown = show_answers.show(desk, desk.plan().of_run("tuned"), "val_loss")
     assert shown["search"]["chosen"].startswith("selected, not evidence: trial ")
     assert [one["trial"] for one in shown["search"]["trials"]] == [1, 2, 3, 4]
 

@@ -20,10 +20,10 @@ from typing import Any
 
 from ablate import collect, evidence
 from ablate import folders as names
-from ablate.answers import Answer, command, plain
+from ablate.answers.document import Answer, command, plain
 from ablate.claim import attempt_config
 from ablate.clock import utc_now
-from ablate.desk import Desk
+from ablate.desk import Desk, writing_desk
 from ablate.folders import DiskError, write_json
 from ablate.lease import holding_the_lease
 from ablate.past.databases import is_database, read_database
@@ -60,6 +60,9 @@ def bring_in(desk: Desk, path: Path, options: Options) -> Answer:
         sorted_runs = _matched(desk, past, options)
         new, known = _new(desk, past, sorted_runs.found)
         return _answer(desk, past, new, known, sorted_runs.left_out, options)
+    if not desk.recorded:
+        _matched(desk, past, options)  # a mistake makes no database
+    desk = writing_desk(desk)
     with holding_the_lease(desk):
         collect.take_imports(desk.store, desk.folders)
         sorted_runs = _matched(desk, past, options)

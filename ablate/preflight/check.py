@@ -13,19 +13,22 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
-from ablate import answers
-from ablate.answers import Answer
-from ablate.compare import noise_pool
+from ablate.answers.books import is_maybe
+from ablate.answers.document import Answer, command, plain
+from ablate.answers.plan import trainer_is_here
 from ablate.conditions import near, quoted
 from ablate.cost import hours_of
 from ablate.desk import Desk, measured_hours
 from ablate.evidence import job_results
-from ablate.plan import COMING, Plan, start_settings
+from ablate.noise import noise_pool
+from ablate.plan import Plan
 from ablate.preflight import effects, power, resources, short_runs, trees
 from ablate.preflight.fingerprints import Failed
 from ablate.provenance import code_hash, seed_note
 from ablate.rehearsal.worlds import alike
 from ablate.search import with_examples
+from ablate.starts import start_settings
+from ablate.states import COMING
 from ablate.study import Study, UserError
 
 Part = Literal["effects", "trees", "power", "resources"]
@@ -45,12 +48,12 @@ def check(desk: Desk, only: Collection[Part] = ()) -> Answer:
     if "power" in asked:
         found |= _power(desk, plan)
     if "resources" in asked:
-        to_come = sum(job.state in COMING and not answers.is_maybe(job) for job in plan.jobs)
+        to_come = sum(job.state in COMING and not is_maybe(job) for job in plan.jobs)
         found["resources"] = [asdict(one) for one in resources.resources(desk.study, desk.folders, to_come)]
     levels = list(_levels(found))
     found["counts"] = {level: levels.count(level) for level in ("error", "flag", "note")}
-    found["next"] = "" if found["counts"]["error"] else answers.command(desk, "launch")
-    return answers.plain(found)
+    found["next"] = "" if found["counts"]["error"] else command(desk, "launch")
+    return plain(found)
 
 
 def parts(names: Collection[str]) -> tuple[Part, ...]:
@@ -124,7 +127,7 @@ def _power(desk: Desk, plan: Plan) -> Answer:
     ]
     return {
         "noise": noise,
-        "seeds_note": seed_note(desk.study) if answers.trainer_is_here(desk.study) else "",
+        "seeds_note": seed_note(desk.study) if trainer_is_here(desk.study) else "",
         "power": [{**asdict(line), "answerable": line.answerable, "level": "" if line.answerable else "flag"} for line in sights],
     }
 

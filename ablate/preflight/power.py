@@ -23,16 +23,13 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
+from ablate.compare import POWER
 from ablate.conditions import ITS_START, Compared, Condition, Took, Verdict, Within, atoms
+from ablate.facts import EQUIVALENCE_LEVEL, LEARN_LEVEL
 from ablate.looks import level_at
+from ablate.price import MOST_SEEDS
 from ablate.study import REFERENCE, Study, Sweep, Tree, likeness, most_alike, own_runs, runs_of_tree, sweeps_of_runs
 
-EQUIVALENCE_LEVEL = 0.05
-"""Of `no worse` and `same`; decide.py uses the same, and LEARN_LEVEL for learn lines."""
-LEARN_LEVEL = 0.05
-POWER = 0.80
-MOST_SEEDS = 1000
-"""Above this many seeds per run, the price of knowing is "out of reach"."""
 NODES = 80
 """Of the quadrature over the estimated noise."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ablate.answers.document import count
 from ablate.folders import Folders
 from ablate.study import Study
 
@@ -156,7 +157,7 @@ def _data(study: Study, cache: Path) -> Iterator[Resource]:
         yield Resource("data", said, "flag", f"{DATA}: there is no {root / 'shards'}")
         return
     shards = sum(1 for _ in (root / "shards").glob("*.tar"))
-    yield Resource("data", said, "", f"{DATA}: {shards} shards ({_size(_bytes_below(root / 'shards'))})")
+    yield Resource("data", said, "", f"{DATA}: {count(shards, 'shard')} ({_size(_bytes_below(root / 'shards'))})")
     changes = [*(start.changes for start in study.starts.values()), *(run.changes for run in study.runs.values())]
     for name in dict.fromkeys(settings.get(VALIDATION) for settings in (study.settings, *changes)):
         if isinstance(name, str):
@@ -197,7 +198,8 @@ def _disk(study: Study, folders: Folders, jobs: int) -> Resource:
         return Resource(
             "disk", str(folders.root), "note", f"{_size(free)} free; what a job needs is not known before one has ended"
         )
-    says = f"{_size(free)} free; {jobs} jobs to come need about {_size(jobs * each)} ({source})"
+    need = "needs" if jobs == 1 else "need"
+    says = f"{_size(free)} free; {count(jobs, 'job')} to come {need} about {_size(jobs * each)} ({source})"
     return Resource("disk", str(folders.root), "flag" if free < SPARE * jobs * each else "", says)
 
 

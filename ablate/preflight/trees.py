@@ -51,7 +51,7 @@ from ablate.study import Metric, Study, Sweep, Tree
 Verdict = Literal["fires", "never", "shadowed"]
 
 EQUIVALENCE_LEVEL = 0.05
-"""Of `no worse` and `same`; decide.py uses the same."""
+"""Of `no worse` and `same`; facts.py uses the same, but needs scipy."""
 LEARN_LEVEL = 0.05
 MOST_CASES = 24
 """Outcomes of one tree that are told; the rest is told by its number."""

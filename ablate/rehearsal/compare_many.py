@@ -1,7 +1,7 @@
 """The comparisons of compare.py for thousands of rehearsed studies at once: arrays in, arrays out. Pure.
 
-Every rule here is one of compare.py's, in the same order; a test holds the two against each other on random studies. Nothing is
-decided here that is not decided there: change a rule in compare.py first.
+Every rule here is one of compare.py's or noise.py's, in the same order; a test holds them against each other on random studies.
+Nothing is decided here that is not decided there: change a rule there first.
 
     n   rehearsed studies          s   seeds of a run          m   pairs in a tree
 """
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ablate.compare import OUTLIER_LEVEL, PAIRING_LEVEL
+from ablate.compare import PAIRING_LEVEL
 from ablate.conditions import Outcome, Verdict
+from ablate.noise import OUTLIER_LEVEL
 from ablate.study import Metric
 
 Floats = NDArray[np.float64]
@@ -25,7 +26,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ManyScores:
-    """What the jobs of one run scored on one metric; `compare.Scores` of n studies."""
+    """What the jobs of one run scored on one metric; `scores.Scores` of n studies."""
 
     seeds: tuple[int, ...]
     values: Floats
@@ -151,7 +152,7 @@ def two_sided_p(delta: Floats, error: Floats, df: Floats) -> Floats:
 
 
 def noise_pools(metric: Metric, runs: Mapping[str, ManyScores]) -> ManyPools:
-    """Pool the variance between seeds; see `compare.noise_pool`.
+    """Pool the variance between seeds; see `noise.noise_pool`.
 
     runs: those that may lend their seeds, all at one budget, in the order of the file.
     """

@@ -31,9 +31,10 @@ from typing import Literal
 import numpy as np
 
 from ablate.conditions import ITS_START, Atom, Compared, Condition, Took, Within, atoms
-from ablate.decide import LEARN_LEVEL, STOP
+from ablate.facts import LEARN_LEVEL
 from ablate.looks import level_at
-from ablate.plan import is_made, needs_of_tree
+from ablate.needs import needs_of_tree
+from ablate.outcomes import STOP
 from ablate.rehearsal.compare_many import Bools, Floats, ManyComparisons
 from ablate.rehearsal.oracle import (
     JUST_BELOW,
@@ -59,6 +60,7 @@ from ablate.rehearsal.rules import (
 )
 from ablate.rehearsal.view import NO_LOCK, Decisions, Ints, Stage, View, keeps, taken_by_start
 from ablate.rehearsal.worlds import Drawn, World, draw, seeds_of
+from ablate.starts import is_made
 from ablate.study import Study, Tree, conditions_of, runs_of
 from db.records import DecisionRecord
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.conditions import ITS_START, Atom, Compared, Within, atoms
-from ablate.decide import refusal
+from ablate.facts import refusal
 from ablate.lock import BASELINE, NotYet, make_lock
 from ablate.looks import reached
 from ablate.plan import Plan, make_plan

@@ -20,9 +20,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.compare import noise_pool, scores
 from ablate.conditions import ITS_START, Compared, Within, atoms
+from ablate.noise import noise_pool
 from ablate.rehearsal.compare_many import Bools, Floats
+from ablate.scores import scores
 from ablate.study import (
     REFERENCE,
     JobResult,

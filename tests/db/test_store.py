@@ -240,6 +240,36 @@ def test_what_was_not_measured_is_absent(store: Store) -> None:
     assert store.metric_names("F3") == ()
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 300), st.floats(-9, 9)), min_size=30), st.integers(1, 5))
+def test_a_thinned_curve_has_of_every_column_the_least_and_the_most_of_the_whole_one(
+    measured: list[tuple[int, int, float]], columns: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(Path(folder) / "study.sqlite", "study", "tiny")
+        store.save_job(job("F1"))
+        for attempt in (1, 2):
+            claimed(store)
+            store.add_points("F1", attempt, points(attempt, {step: value for at, step, value in measured if at == attempt}), 0)
+            store.end_attempt("F1", attempt, "failed", "", NOW)
+        whole, thinned = store.curve("F1", "loss"), store.thinned_curves("loss", ["F1"], columns)["F1"]
+        store.close()
+    assert set(thinned) <= set(whole)
+    assert (thinned[0], thinned[-1]) == (whole[0], whole[-1])
+    if len({(at, step) for at, step, _ in measured}) <= 2 * columns:
+        assert thinned == whole
+    assert extremes(thinned, whole, columns) == extremes(whole, whole, columns)
+
+
+def extremes(curve: list[tuple[int, float]], whole: list[tuple[int, float]], columns: int) -> dict[int, tuple[float, float]]:
+    """Column -> its least and its most value."""
+    first, span = whole[0][0], max(whole[-1][0] - whole[0][0], 1)
+    found: dict[int, list[float]] = {}
+    for step, value in curve:
+        found.setdefault((step - first) * columns // span, []).append(value)
+    return {column: (min(values), max(values)) for column, values in found.items()}
+
+
 def test_curves_of_many_jobs_come_at_once(store: Store) -> None:
     for key in ("F1", "F3"):
         claimed(store, key)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.answers import Answer
+from ablate.answers.document import Answer
 from ablate.desk import Desk, open_desk
 from ablate.past.importing import Options, bring_in
 from ablate.runs_toml import read_study

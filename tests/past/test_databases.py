@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ablate import collect, evidence_answers
+from ablate import collect
+from ablate.answers import compare as compare_answers
 from ablate.desk import Desk, open_desk
 from ablate.past.databases import is_database
 from ablate.past.importing import Options, bring_in
@@ -64,7 +65,7 @@ def test_jobs_that_ended_come_over_with_their_curves_and_facts(desk: Desk, other
 
 def test_its_results_have_its_ledger(desk: Desk, other: Desk, bring: Bring) -> None:
     bring(Path(other.store.path))
-    one = evidence_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
+    one = compare_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
     assert "imported: the fairness ledger is that of its source" in one["labels"]
     checks = {check["check"]: check["ok"] for check in one["fairness"]}
     assert (checks["settings"], checks["manifest"], checks["trainer's code"]) == (True, True, True)

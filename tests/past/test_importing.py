@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from ablate import answers, cli, collect, evidence, evidence_answers
+from ablate import cli, collect, evidence
+from ablate.answers import audit as audit_answers
+from ablate.answers import compare as compare_answers
+from ablate.answers import decide as decide_answers
+from ablate.answers import launch as launch_answers
+from ablate.answers import lock as lock_answers
+from ablate.answers import plan as plan_answers
+from ablate.answers import rebuild as rebuild_answers
+from ablate.answers import rehearse as rehearse_answers
+from ablate.answers import status as status_answers
 from ablate.clock import utc_now
 from ablate.desk import Desk, open_desk
 from ablate.evidence import job_results
@@ -46,16 +55,16 @@ def train(desk: Desk, *runs: str) -> None:
 def test_imported_runs_are_decided_on_and_every_word_of_it_says_so(desk: Desk, write: Write, bring: Bring) -> None:
     answer = bring(write(*rows()))
     assert [(row["run"], row["seed"]) for row in answer["imported"]] == [(run, s) for run in ("F3", "F1", "LR2") for s in OFF]
-    judged = answers.decide(desk, ())["sweeps"]
+    judged = decide_answers.decide(desk, ())["sweeps"]
     freeze = judged[0]["decisions"][0]
     assert freeze["took"] == "F3"
     assert freeze["because"].startswith(f"{LABEL}; full unfreeze is justified: F3 − F1 = -0.3")
     assert all(LABEL in one["labels"] for one in freeze["comparisons"])
     assert judged[1]["learned"][0]["because"].startswith(f"{LABEL}; LR2 − F3")
-    compared = evidence_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
+    compared = compare_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
     assert LABEL in compared["labels"]
     assert {check["check"]: check["ok"] for check in compared["fairness"]}["settings"] is None, "nobody knows its settings"
-    audited = evidence_answers.audited(desk)
+    audited = audit_answers.audited(desk)
     assert audited["ok"]
     assert LABEL in audited["decisions"][0]["labels"]
     tables = Tables(desk)
@@ -66,19 +75,19 @@ def test_imported_runs_are_decided_on_and_every_word_of_it_says_so(desk: Desk, w
 
 def test_imported_jobs_are_done_cost_nothing_and_give_nobody_their_hours(desk: Desk, write: Write, bring: Bring) -> None:
     bring(write(*rows(seeds=[42, 43])))
-    plan = answers.plan(desk)
+    plan = plan_answers.plan(desk)
     done = [job for job in plan["jobs"] if job["state"] == "done"]
     assert len(done) == 6
     assert all(job["imported"] and job["hours"] == 0 for job in done)
     ready = next(job for job in plan["jobs"] if job["id"] == "F3-s44")
     assert (ready["state"], ready["hours"], ready["hours_source"], ready["imported"]) == ("ready", 0.5, "declared", False)
-    assert {job["id"] for job in answers.dry_run(desk, "", (), None)["starts"]} == {"F3-s44", "F1-s44"}
-    assert all(job["imported"] for job in answers.status(desk)["ended"])
+    assert {job["id"] for job in launch_answers.dry_run(desk, "", (), None)["starts"]} == {"F3-s44", "F1-s44"}
+    assert all(job["imported"] for job in status_answers.status(desk)["ended"])
 
 
 def test_past_results_can_be_rehearsed(desk: Desk, write: Write, bring: Bring) -> None:
     bring(write(*rows()))
-    found = answers.rehearse(desk, "past", "past", 50, 0)
+    found = rehearse_answers.rehearse(desk, "past", "past", 50, 0)
     assert found["sd"]["val_loss"]["source"] == "measured"
     assert found["rules"][0]["missed"] == 0.0
 
@@ -117,10 +126,10 @@ def test_past_values_taken_at_different_steps_are_not_fair_to_compare(desk: Desk
     blank_end = [f"F1,{seed},{step},{value}" for seed in OFF for step, value in ((400, 1.3 + OFF[seed]), (1000, ""))]
     lines = [f"{line},{place / 100}" for place, line in enumerate([*rows(("F3",)), *blank_end])]
     bring(write(*lines, header="run,seed,step,val_loss,image_vqa"))
-    one = evidence_answers.compare(desk, "F1", "F3", ["val_loss"])["comparisons"][0]
+    one = compare_answers.compare(desk, "F1", "F3", ["val_loss"])["comparisons"][0]
     assert (one["holds"], one["reason"]) == ([], "not fair: last step differs: 400 / 1,000")
     meant = replace(desk, study=replace(desk.study, mix_steps="F1 needs less"))
-    one = evidence_answers.compare(meant, "F1", "F3", ["val_loss"])["comparisons"][0]
+    one = compare_answers.compare(meant, "F1", "F3", ["val_loss"])["comparisons"][0]
     assert "worse" in one["holds"]
     assert "last steps differ (400 / 1,000): F1 needs less" in one["labels"]
 
@@ -128,7 +137,7 @@ def test_past_values_taken_at_different_steps_are_not_fair_to_compare(desk: Desk
 def test_of_past_results_without_steps_none_is_known(desk: Desk, write: Write, bring: Bring) -> None:
     ends = [f"{run},{seed},{FINAL[run] + OFF[seed]}" for run in ("F3", "F1") for seed in OFF]
     bring(write(*ends, header="run,seed,val_loss"))
-    one = evidence_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
+    one = compare_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
     assert {check["check"]: check["ok"] for check in one["fairness"]}["last step"] is None
     assert "worse" in one["holds"]
 
@@ -139,12 +148,12 @@ def test_of_past_results_without_steps_none_is_known(desk: Desk, write: Write, b
 def test_imported_against_trained_here_is_not_fair_unless_declared(desk: Desk, write: Write, bring: Bring) -> None:
     train(desk, "F3")
     bring(write(*rows(("F1", "LR2"))))
-    one = evidence_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
+    one = compare_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
     assert one["holds"] == []
     assert one["reason"] == "not fair: origin differs: imported / trained here"
     assert f"{LABEL}; beside results trained here (not declared)" in one["labels"]
     declared = replace(desk, study=replace(desk.study, mix_imported="same code, checked by hand"))
-    one = evidence_answers.compare(declared, "F1", "F3", ())["comparisons"][0]
+    one = compare_answers.compare(declared, "F1", "F3", ())["comparisons"][0]
     assert "worse" in one["holds"]
     assert f"{LABEL}; beside results trained here (same code, checked by hand)" in one["labels"]
 
@@ -153,14 +162,14 @@ def test_one_imported_seed_among_those_trained_here_blocks_too(desk: Desk, write
     bring(write(*rows(("F3",), [42])))
     train(desk, "F1", "F3")
     assert [job.imported for job in job_results(desk, desk.plan())["F3"]] == [True, False, False]
-    one = evidence_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
+    one = compare_answers.compare(desk, "F1", "F3", ())["comparisons"][0]
     assert one["reason"].startswith("not fair: origin differs")
 
 
 def test_noise_is_pooled_among_runs_of_one_origin(desk: Desk, write: Write, bring: Bring) -> None:
     train(desk, "F3", "F1")
     bring(write(*rows(("LR2",))))
-    pool = evidence_answers.compare(desk, "F1", "F3", ())["comparisons"][0]["pool"]
+    pool = compare_answers.compare(desk, "F1", "F3", ())["comparisons"][0]["pool"]
     assert pool["runs"] == ["F3", "F1"]
     assert pool["left_out"] == {"LR2": "imported"}
 
@@ -208,7 +217,7 @@ def test_other_numbers_for_an_imported_job_are_refused_until_its_folder_is_gone(
     assert str(caught.value).startswith("new.csv: row 2: F3@42 was imported with other numbers (past.csv, 20")
     shutil.rmtree(desk.folders.job(desk.plan().of_run("F3")[0].key or ""))
     desk.store.close()
-    answers.rebuild(desk.study)
+    rebuild_answers.rebuild(desk.study)
     reopened = open_desk(desk.study)
     assert "F3-s42" not in finals(reopened)
     assert len(finals(reopened)) == 8
@@ -241,7 +250,7 @@ def test_a_locked_study_takes_nothing_new(desk: Desk, write: Write, bring: Bring
     bring(path)
     evidence.decide(desk, NOW)
     bring(path)
-    says = answers.lock(desk)["confirmation"]["says"]
+    says = lock_answers.lock(desk)["confirmation"]["says"]
     assert says.endswith("; rests on imported results: freeze")
     assert bring(path)["imported"] == [], "what is known already is no change"
     with pytest.raises(UserError, match="the study is locked"):
@@ -273,11 +282,11 @@ def test_rebuild_keeps_what_was_imported(desk: Desk, write: Write, bring: Bring)
     evidence.decide(desk, NOW)
     before, attempts = finals(desk), desk.store.attempts()
     desk.store.close()
-    answers.rebuild(desk.study)
+    rebuild_answers.rebuild(desk.study)
     rebuilt = open_desk(desk.study)
     assert str(finals(rebuilt)) == str(before)
     assert rebuilt.store.attempts() == attempts
-    assert evidence_answers.audited(rebuilt)["ok"]
+    assert audit_answers.audited(rebuilt)["ok"]
 
 
 CRASHES = {  # a rename each: the files of 9 jobs use Path.replace

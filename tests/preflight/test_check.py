@@ -27,7 +27,7 @@ PLANTED = """
 name             = "planted"
 asks             = "Does check see it?"
 baseline         = "F3"
-trainer          = { command = "{python} train.py {--key=value}", metrics = { stdout = 'loss (?P<loss>[\\d.]+)' } }
+trainer          = { command = "{python} train.py {--key=value}", metrics = { stdout = 'loss (?P<loss>\\S+)' } }
 gpus_per_run     = 2
 hours_per_run    = 0.5
 usd_per_gpu_hour = 2.0
@@ -214,8 +214,9 @@ def test_every_row_of_the_quick_study_takes_effect(tmp_path: Path) -> None:
 
 def test_neither_torch_nor_ray_is_imported(planted: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ablate.preflight import check, screen; from ablate.desk import open_desk; "
-        "from ablate.runs_toml import read_study; screen.check(check.check(open_desk(read_study(Path(sys.argv[1]))))); "
+        "import sys; from pathlib import Path; from ablate.preflight import check; from ablate.screens import check as screens; "
+        "from ablate.desk import open_desk; from ablate.runs_toml import read_study; "
+        "screens.check(check.check(open_desk(read_study(Path(sys.argv[1]))))); "
         "print(sorted({'torch', 'ray', 'transformers', 'wandb', 'pandas'} & set(sys.modules)))"
     )
     words = [sys.executable, "-c", code, str(planted)]

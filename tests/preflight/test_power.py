@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
-from ablate.compare import Pool, Scores, compare
+from ablate.compare import compare
 from ablate.conditions import Took, Verdict, parse
 from ablate.looks import level_at
+from ablate.noise import Pool
 from ablate.preflight.power import (
     POWER,
     Design,
@@ -25,6 +26,7 @@ from ablate.preflight.power import (
     unanswered,
     visible,
 )
+from ablate.scores import Scores
 from ablate.study import Learn, Metric, Skip, Study, Tree, likeness
 from tests import studies
 

@@ -97,7 +97,7 @@ def test_held_out_samples_that_were_drawn_for_training_are_flagged(study: Study)
     (root / "data" / "shards").mkdir(parents=True)
     (root / "data" / "shards" / "a.tar").write_bytes(b"0" * 2048)
     data, held_out = said(study, "data")
-    assert (data.level, data.says) == ("", "data.root: 1 shards (2.0 KiB)")
+    assert (data.level, data.says) == ("", "data.root: 1 shard (2.0 KiB)")
     assert (held_out.level, held_out.says.endswith("sets there: none")) == ("flag", True)
     manifest(root / "data" / "manifests" / "val.parquet", "x", "y")
     assert said(study, "data")[1].says == "eval.set: 2 contents held out; no training manifest is drawn yet"

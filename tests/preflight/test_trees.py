@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import cache
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ablate.compare import Pool, Scores, compare
+from ablate.compare import compare
 from ablate.conditions import AllOf, AnyOf, Atom, Compared, Condition, Ended, Otherwise, Took, Within, evaluate, parse
+from ablate.noise import Pool
 from ablate.preflight.trees import TreeReport, analyse, analyse_learn, pair_outcomes
+from ablate.scores import Scores
 from ablate.study import Metric, Skip, Study, Sweep, Take, Tree
 from tests import studies
 from tests.studies import LOSS, VQA
@@ -222,8 +224,11 @@ def shown_for(gain: int) -> frozenset[frozenset[tuple[str, bool]]]:
 
 @cache
 def worlds() -> tuple[tuple[frozenset[frozenset[tuple[str, bool]]], ...], ...]:
-    """For means on a grid of eighths of a margin: what each pair of the four runs may show. Each once."""
-    grid = range(-18, 19)
+    """For means on a grid of eighths of a margin: what each pair of the four runs may show. Each once.
+
+    The first mean is 0; the others reach far enough for four runs each better than the next, three margins and a little more.
+    """
+    grid = range(-26, 27)
     found = set()
     for b, c in product(grid, repeat=2):
         for d in grid:
@@ -292,8 +297,13 @@ clause = st.one_of(
 )
 
 
+IN_A_ROW = AllOf(tuple(Compared(a, "better", b, "val_loss") for a, b in pairwise("ADBC")))
+"""Each of the four better than the next."""
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(clause, min_size=1, max_size=4))
+@example([IN_A_ROW])
 def test_every_verdict_on_a_line_is_that_of_a_brute_force_over_numbers(conditions: list[Condition]) -> None:
     tree = studies.tree("t", "sweep1", *[(f"line {at}", one, "A", "") for at, one in enumerate([*conditions, Otherwise()])])
     study, sweep = small_study(tree)

@@ -12,10 +12,10 @@ import pytest
 
 from ablate.compare import holm_levels
 from ablate.conditions import ITS_START, AllOf, AnyOf, Compared, Condition, Ended, Otherwise, Took, Within
-from ablate.decide import asked_by, decide_sweep, rests_on_the_same
+from ablate.decide import asked_by, decide_sweep
 from ablate.lock import NotYet, make_lock
 from ablate.looks import level_at, settling
-from ablate.plan import REFERENCE, make_plan
+from ablate.plan import make_plan
 from ablate.rehearsal.compare_many import holm_levels_many
 from ablate.rehearsal.equal_hours import at_equal_hours
 from ablate.rehearsal.rehearse import Books, metrics_asked, play, rehearse
@@ -34,7 +34,8 @@ from ablate.rehearsal.worlds import (
     read_spread,
 )
 from ablate.runs_toml import read_study
-from ablate.study import JobResult, Skip, Study, Sweep, Take, UserError
+from ablate.study import REFERENCE, JobResult, Skip, Study, Sweep, Take, UserError
+from ablate.turned import rests_on_the_same
 from db.records import DecisionRecord
 from tests.studies import LOSS, jobs, study, sweep, tree
 
