@@ -1,7 +1,7 @@
 """Ablation studies as programs: runs.toml → plan → launch → decide → lock.
 
-Start at cli/, whose commands ask answers/ and draw with screens/, a file per command each; the story of a run is told in
-launch.py; what a verdict means is in compare.py.
+runs_toml/ reads the file, planning/ says what may run, launching/ trains it, deciding/ judges and locks; planning and deciding
+are pure. Start at cli/, whose commands ask answers/ and draw with screens/, a file per command each.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # types only: `import ablate` must stay light
-    from ablate.comparison import Comparison
+    from ablate.deciding.comparison import Comparison
 
 __all__ = ["compare_runs"]
 

@@ -21,22 +21,22 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ablate import collect
-from ablate.confirm import judge
-from ablate.cost import hours_of
-from ablate.decide import decide_sweep
+from ablate.deciding.confirm import judge
+from ablate.deciding.decide import decide_sweep
+from ablate.deciding.lock import CONFIRMATION, NotYet, make_lock
+from ablate.deciding.pooled import looked_in
 from ablate.desk import Desk, measured_hours
 from ablate.evidence import edits_since_frozen, job_results, trained_runs, undeclared_looks
 from ablate.folders import read_json_table
-from ablate.freeze import content_hash, tree_hash
-from ablate.lock import CONFIRMATION, NotYet, make_lock
-from ablate.outcomes import STOP
-from ablate.plan import Plan, make_plan
-from ablate.pooled import looked_in
-from ablate.search import SEARCH_OF, choose, declaration, is_search
-from ablate.stale import turned_below
+from ablate.launching import collect
+from ablate.launching.trials import trials_of
+from ablate.planning.cost import hours_of
+from ablate.planning.freeze import content_hash, tree_hash
+from ablate.planning.outcomes import STOP
+from ablate.planning.plan import Plan, make_plan
+from ablate.planning.search import SEARCH_OF, choose, declaration, is_search
+from ablate.planning.stale import turned_below
 from ablate.study import ENDED, LOCKED, JobResult, with_shared
-from ablate.trials import trials_of
 from db.records import DecisionRecord, LockRecord
 
 Verdict = Literal["follows", "moved", "fell"]

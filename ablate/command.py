@@ -30,10 +30,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablate.failures import EXITED, VERDICT
 from ablate.folders import CONFIG, EXIT_CODE, RESULT, DiskError, write_json
-from ablate.gang import tied
+from ablate.launching.gang import tied
 from ablate.measured import Metrics, Pattern, Tail
+from ablate.planning.failures import EXITED, VERDICT
 from ablate.study import Study, UserError
 
 _ALL_SETTINGS = "{--key=value}"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablate.folders import Folders
-from ablate.plan import Plan, make_plan
-from ablate.search import with_chosen
+from ablate.planning.plan import Plan, make_plan
+from ablate.planning.search import with_chosen
 from ablate.study import TRIAL, Study, UserError, run_of
 from db.records import AttemptRecord, DecisionRecord, LockRecord
 from db.store import IN_MEMORY, Store

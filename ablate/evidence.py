@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ablate import collect
-from ablate.confirm import judge, unfinished
-from ablate.cost import hours_of
-from ablate.decide import SweepAnswer, asked_by, decide_sweep
+from ablate.deciding.confirm import judge, unfinished
+from ablate.deciding.decide import SweepAnswer, asked_by, decide_sweep
+from ablate.deciding.lock import CONFIRMATION, NotYet, make_lock, same_lock, standing
+from ablate.deciding.looks import Settling, settling, undeclared
+from ablate.deciding.pooled import brief
+from ablate.deciding.turned import rests_on_the_same, superseded
 from ablate.desk import Desk as Desk
 from ablate.desk import measured_hours as measured_hours
-from ablate.freeze import changes, content_hash, frozen_content
-from ablate.gates import LOOK_OF, asked_for
-from ablate.lock import CONFIRMATION, NotYet, make_lock, same_lock, standing
-from ablate.looks import Settling, settling, undeclared
-from ablate.needs import askers
-from ablate.plan import Plan, PlannedJob
-from ablate.pooled import brief
-from ablate.present import Present, job_result
-from ablate.starts import is_made
-from ablate.states import COMING
+from ablate.launching import collect
+from ablate.launching.present import Present, job_result
+from ablate.planning.cost import hours_of
+from ablate.planning.freeze import changes, content_hash, frozen_content
+from ablate.planning.gates import LOOK_OF, asked_for
+from ablate.planning.needs import askers
+from ablate.planning.plan import Plan, PlannedJob
+from ablate.planning.starts import is_made
+from ablate.planning.states import COMING
 from ablate.study import LOCKED, JobResult, Settings, Sweep, UserError, with_shared
-from ablate.turned import rests_on_the_same, superseded
 from db.records import DecisionRecord, DeviationRecord, FrozenRecord, LockRecord
 
 

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablate.failures import VERDICT
 from ablate.folders import METRICS, DiskError
+from ablate.planning.failures import VERDICT
 from ablate.study import UserError
 
 LINES = "a line"

@@ -35,7 +35,7 @@ from typing import Any, Literal, Self
 
 from ablate.desk import Desk, existing_desk
 from ablate.folders import read_json_table, write_json
-from ablate.plan import PlannedJob
+from ablate.planning.plan import PlannedJob
 from ablate.runs_toml import read_study
 from ablate.study import UserError, nested
 from db.records import AttemptRecord, DecisionRecord, JobRecord, LockRecord, StoreError

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ablate.comparison import Comparison
 from ablate.conditions import ITS_START, near, quoted
+from ablate.deciding.comparison import Comparison
+from ablate.deciding.facts import LEARN_LEVEL, compare_pair, refusal
 from ablate.desk import Desk
 from ablate.evidence import edits_since_frozen, job_results, undeclared_looks
-from ablate.facts import LEARN_LEVEL, compare_pair, refusal
-from ablate.plan import Plan
+from ablate.planning.plan import Plan
+from ablate.planning.search import is_search
 from ablate.samples import SampleEvidence, SampleLosses, last_losses, paired
-from ablate.search import is_search
 from ablate.study import ENDED, UserError, run_of
 
 BY_HAND = "exploratory: asked by hand, outside the error budget; it decides nothing"

@@ -22,16 +22,16 @@ import numpy.typing as npt
 import pandas as pd
 from safetensors.numpy import load_file
 
-from ablate.cost import hours_of
-from ablate.decide import Learned, SweepAnswer, decide_sweep
+from ablate.deciding.decide import Learned, SweepAnswer, decide_sweep
 from ablate.desk import Desk, existing_desk, measured_hours
 from ablate.evidence import edits_since_frozen, job_results, undeclared_looks
-from ablate.plan import Plan, PlannedJob
+from ablate.launching.trials import trials_of
+from ablate.planning.cost import hours_of
+from ablate.planning.plan import Plan, PlannedJob
+from ablate.planning.search import is_search
+from ablate.planning.stale import find_stale
 from ablate.runs_toml import read_study
-from ablate.search import is_search
-from ablate.stale import find_stale
 from ablate.study import ENDED, Study, UserError
-from ablate.trials import trials_of
 from db.records import AttemptRecord, DecisionRecord, LockRecord
 from trainer.metrics import METRICS
 

@@ -32,12 +32,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from ablate.compare import compare
-from ablate.comparison import Comparison
+from ablate.deciding.compare import compare
+from ablate.deciding.comparison import Comparison
+from ablate.deciding.noise import noise_pool
+from ablate.deciding.scores import scores
 from ablate.desk import existing_desk
-from ablate.noise import noise_pool
 from ablate.runs_toml import read_study
-from ablate.scores import scores
 from ablate.study import JobResult, Metric
 
 ROOT = Path(__file__).parent.parent

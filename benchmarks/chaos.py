@@ -32,9 +32,9 @@ from typing import Any
 
 import psutil
 
-from ablate import collect
 from ablate.desk import Desk, open_desk
-from ablate.gang import read_gang
+from ablate.launching import collect
+from ablate.launching.gang import read_gang
 from ablate.runs_toml import read_study
 from db.store import Store
 from tests.clusters import OwnCluster

@@ -31,9 +31,9 @@ from rich.table import Table
 
 from ablate.desk import Desk, open_desk
 from ablate.folders import write_json
-from ablate.jobs import Cluster
-from ablate.launch import Event, Options, Tick, launch
-from ablate.provenance import trainer_command
+from ablate.launching.jobs import Cluster
+from ablate.launching.launch import Event, Options, Tick, launch
+from ablate.launching.provenance import trainer_command
 from ablate.runs_toml import read_study
 
 HOUR_S = 3600.0

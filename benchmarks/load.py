@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ablate.collect import collect_points
-from ablate.crew import POLL_S
 from ablate.folders import Folders
+from ablate.launching.collect import collect_points
+from ablate.launching.crew import POLL_S
 from db.records import JobRecord
 from db.store import Store
 

@@ -36,16 +36,16 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from ablate import crew
-from ablate.cost import Task, critical_path
 from ablate.desk import Desk, open_desk
 from ablate.evidence import Judge
-from ablate.jobs import Attempt, AttemptEnd, AttemptId
-from ablate.launch import launch
-from ablate.needs import needed_jobs
-from ablate.present import Present
+from ablate.launching import crew
+from ablate.launching.jobs import Attempt, AttemptEnd, AttemptId
+from ablate.launching.launch import launch
+from ablate.launching.present import Present
+from ablate.launching.watch import Event, Options, Tick
+from ablate.planning.cost import Task, critical_path
+from ablate.planning.needs import needed_jobs
 from ablate.runs_toml import read_study
-from ablate.watch import Event, Options, Tick
 from db.records import AttemptRecord, JobRecord
 
 NOW = "2026-01-01T00:00:00Z"

@@ -26,8 +26,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ablate.collect import collect_points
 from ablate.folders import Folders
+from ablate.launching.collect import collect_points
 from db.records import JobRecord, Point
 from db.store import Store
 

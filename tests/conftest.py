@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.jobs import Cluster
+from ablate.launching.jobs import Cluster
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ import math
 
 from ablate.clock import utc_now
 from ablate.desk import Desk
-from ablate.plan import PlannedJob
+from ablate.planning.plan import PlannedJob
 from db.records import JobRecord, Point
 
 NOW = "2026-11-22T12:00:00Z"

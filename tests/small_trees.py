@@ -1,7 +1,7 @@
 """Trees over the study put together by hand, and what they say of results."""
 
 from ablate.conditions import ITS_START, AllOf, AnyOf, Compared, Ended, Otherwise, Took
-from ablate.decide import decide_sweep
+from ablate.deciding.decide import decide_sweep
 from ablate.study import Skip, Take
 from tests.studies import jobs, study, sweep, tree
 

@@ -10,8 +10,8 @@ from typing import Any
 from zlib import crc32
 
 from ablate.conditions import Condition
-from ablate.noise import Pool, noise_pool
-from ablate.scores import Scores, scores
+from ablate.deciding.noise import Pool, noise_pool
+from ablate.deciding.scores import Scores, scores
 from ablate.study import (
     Block,
     JobResult,

@@ -15,8 +15,8 @@ from ablate import cli, evidence
 from ablate.answers import decide as decide_answers
 from ablate.answers import lock as lock_answers
 from ablate.audit import audit, evidence_keys, recorded_results
+from ablate.deciding.pooled import looked_in
 from ablate.desk import Desk, open_desk
-from ablate.pooled import looked_in
 from ablate.runs_toml import read_study
 from tests.written_study import NOW, STUDY, written_desk
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ablate.jobs import Cluster
-from ablate.watch import Tick
+from ablate.launching.jobs import Cluster
+from ablate.launching.watch import Tick
 from benchmarks import chaos
 from benchmarks.chaos import EXAMPLE, Chaos, study_text, undisturbed
 from tests.conftest import repository_environment
-from tests.test_launch import Witness, desk_of, run
+from tests.launching.test_launch import Witness, desk_of, run
 
 SMALL_STUDY = (
     study_text(samples=600)

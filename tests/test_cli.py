@@ -26,10 +26,10 @@ from ablate.answers import launch as launch_answers
 from ablate.answers import logs as logs_answers
 from ablate.answers import show as show_answers
 from ablate.answers import status as status_answers
+from ablate.cli.completion import block, profile, run, sweep
 from ablate.clock import utc_now
-from ablate.completion import block, profile, run, sweep
 from ablate.desk import Desk, open_desk
-from ablate.launch import Event, Outcome, Progress, Tick
+from ablate.launching.launch import Event, Outcome, Progress, Tick
 from ablate.runs_toml import read_study
 from ablate.screens import comparisons as comparisons_screens
 from ablate.screens import drawing

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from ablate import crew
 from ablate.command import flat, render
 from ablate.desk import Desk, open_desk
-from ablate.failures import classify
-from ablate.launch import train_here
+from ablate.launching import crew
+from ablate.launching.launch import train_here
 from ablate.measured import Metrics
+from ablate.planning.failures import classify
 from ablate.runs_toml import read_study
 from ablate.study import UserError, nested
 from db.records import AttemptRecord
 from tests.conftest import REPOSITORY, alive, repository_environment, until
-from tests.test_launch import Witness
+from tests.launching.test_launch import Witness
 
 SETTINGS = {
     "optim": {"lr": 1e-4},

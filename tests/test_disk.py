@@ -20,15 +20,15 @@ import pytest
 
 from ablate import clock
 from ablate.desk import Desk, open_desk
-from ablate.gang import Gang, Stop, run_gang
-from ablate.jobs import Attempt, AttemptEnd, AttemptId
-from ablate.launch import Options, launch
-from ablate.provenance import Provenance
+from ablate.launching.gang import Gang, Stop, run_gang
+from ablate.launching.jobs import Attempt, AttemptEnd, AttemptId
+from ablate.launching.launch import Options, launch
+from ablate.launching.provenance import Provenance
 from ablate.runs_toml import read_study
 from ablate.study import UserError
 from db import store as storing
 from db.records import StoreError
-from tests.test_launch import Witness
+from tests.launching.test_launch import Witness
 
 STUDY = """
 [study]

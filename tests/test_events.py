@@ -85,17 +85,17 @@ from typing import Any
 
 import pytest
 
-from ablate import collect
 from ablate.clock import utc_now
 from ablate.desk import Desk
-from ablate.gang import read_gang
-from ablate.jobs import Cluster
-from ablate.launch import launch as launch_study
+from ablate.launching import collect
+from ablate.launching.gang import read_gang
+from ablate.launching.jobs import Cluster
+from ablate.launching.launch import launch as launch_study
 from ablate.study import UserError
 from db.store import Store
 from tests.clusters import OwnCluster, ablate
 from tests.conftest import alive, repository_environment, until
-from tests.test_launch import SMALL, Options, Tick, Witness, desk_of, nullcontext, run
+from tests.launching.test_launch import SMALL, Options, Tick, Witness, desk_of, nullcontext, run
 
 
 def lasting(seconds: float, save_every: str = "15") -> str:

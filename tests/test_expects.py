@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from ablate.freeze import content_hash, frozen_content
+from ablate.planning.freeze import content_hash, frozen_content
 from ablate.preflight.power import POWER, lines_of
 from ablate.rehearsal.worlds import expected_effects
 from ablate.runs_toml import read_study
 from ablate.study import Study, UserError, job_key
-from tests import test_confirm
-from tests.test_confirm import STUDY
+from tests.deciding import test_confirm
+from tests.deciding.test_confirm import STUDY
 
 typed = test_confirm.typed  # the fixture
 

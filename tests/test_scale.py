@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from ablate import crew
+from ablate.launching import crew
 from benchmarks.scale import Measured, Shape, simulate
 
 SHAPE = Shape(layers=2, width=2, seeds=2)

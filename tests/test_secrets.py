@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ablate.jobs import Cluster
+from ablate.launching.jobs import Cluster
 from ablate.study import UserError
 from tests.clusters import OwnCluster, ablate
 from tests.conftest import until
-from tests.test_launch import SMALL, desk_of
+from tests.launching.test_launch import SMALL, desk_of
 
 KEY = "c0ffee" + "ca4a41" * 5 + "5eed"
 """As long as a key of wandb's."""

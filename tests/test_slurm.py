@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, repository_environment, until
-from tests.test_launch import SMALL, desk_of
+from tests.launching.test_launch import SMALL, desk_of
 
 SCRIPT = re.search(r"(?m)^    #!/bin/bash\n(    .*\n)+", (REPOSITORY / "docs" / "slurm.md").read_text())
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from ablate import evidence
 from ablate.desk import Desk, open_desk
-from ablate.plan import PlannedJob
+from ablate.planning.plan import PlannedJob
 from ablate.runs_toml import read_study
 from db.records import JobRecord, Point
 

@@ -11,7 +11,7 @@ from ablate.answers.document import Answer, command, head, plain
 from ablate.audit import Finding, audit, examine
 from ablate.desk import Desk
 from ablate.pairs import sample_evidence
-from ablate.plan import Plan
+from ablate.planning.plan import Plan
 from db.records import DecisionRecord, LockRecord
 
 

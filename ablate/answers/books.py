@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 from ablate.answers.document import Answer
 from ablate.clock import moment
-from ablate.cost import Hours, Source, Task, totals
 from ablate.desk import Desk, finished_hours
-from ablate.needs import needed_jobs
-from ablate.plan import Plan, PlannedJob
-from ablate.snapshot import snapshots
-from ablate.states import COMING, FAILURE, LOST_GPU_S
+from ablate.launching.snapshot import snapshots
+from ablate.planning.cost import Hours, Source, Task, totals
+from ablate.planning.needs import needed_jobs
+from ablate.planning.plan import Plan, PlannedJob
+from ablate.planning.states import COMING, FAILURE, LOST_GPU_S
 from ablate.study import ENDED, IMPORTED
 from db.records import AttemptRecord, Lease
 
@@ -156,7 +156,7 @@ def dead_since(lease: Lease | None) -> datetime | None:
     """When a launch that is gone without a word was last heard of."""
     if lease is None:
         return None
-    from ablate.lease import gone
+    from ablate.launching.lease import gone
 
     return moment(lease.beat_at) if gone(lease) else None
 

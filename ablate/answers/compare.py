@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ablate.answers.document import Answer, command, head, plain
-from ablate.compare import PAIRING_LEVEL
-from ablate.comparison import as_json
+from ablate.deciding.compare import PAIRING_LEVEL
+from ablate.deciding.comparison import as_json
 from ablate.desk import Desk
 from ablate.pairs import BY_HAND, compare_two
 from ablate.samples import SampleEvidence

@@ -11,14 +11,14 @@ from ablate.answers.next_step import after_plan
 from ablate.clock import utc_now
 from ablate.conditions import listed
 from ablate.desk import Desk, writing_desk
-from ablate.plan import Plan
-from ablate.search import is_search
-from ablate.stale import find_stale
+from ablate.planning.plan import Plan
+from ablate.planning.search import is_search
+from ablate.planning.stale import find_stale
 from ablate.study import UserError
 from db.records import DecisionRecord, LockRecord
 
 if TYPE_CHECKING:  # types only: decide imports scipy
-    from ablate.decide import SweepAnswer
+    from ablate.deciding.decide import SweepAnswer
 
 
 def decide(desk: Desk, names: Collection[str], because: str = "", anew: bool = False) -> Answer:
@@ -70,7 +70,7 @@ def _sweep_answer(
 
 def _judged(desk: Desk, made: DecisionRecord, before: DecisionRecord | None, after: DecisionRecord | None) -> Answer:
     """A decision as it stands: what it `was`, if it turned now; what it would be `today`, if that is not what is recorded."""
-    from ablate.turned import turned_because
+    from ablate.deciding.turned import turned_because
 
     old = before if before is not None and before.status != "overruled" else made
     turned = (old.status, old.took) != (made.status, made.took)
@@ -158,7 +158,7 @@ def _next_after_decide(desk: Desk, sweeps: Sequence[Answer]) -> str:
 def overrule(desk: Desk, names: Sequence[str], tree: str, take: str, because: str) -> None:
     """Record a person's decision; it makes the database, if need be. UserError when it does not say which tree, what, or why."""
     from ablate import evidence
-    from ablate.overrule import overrule as overruled
+    from ablate.deciding.overrule import overrule as overruled
 
     study = desk.study
     if len(names) != 1:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ablate.conditions import listed
 from ablate.desk import Desk
-from ablate.plan import PlannedJob
+from ablate.planning.plan import PlannedJob
 
 Answer = dict[str, Any]
 

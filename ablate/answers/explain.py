@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ablate.answers.document import Answer, plain
 from ablate.conditions import in_words, listed
-from ablate.freeze import take_text
+from ablate.planning.freeze import take_text
 from ablate.study import Line, Study, Sweep, runs_of_sweep
 
 

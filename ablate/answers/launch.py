@@ -14,12 +14,12 @@ from ablate.answers.lock import lock_document
 from ablate.answers.next_step import after_plan, next_for, overruling
 from ablate.clock import utc_now
 from ablate.desk import Desk
-from ablate.plan import Plan, PlannedJob
-from ablate.states import STARTABLE
+from ablate.planning.plan import Plan, PlannedJob
+from ablate.planning.states import STARTABLE
 from db.records import AttemptRecord
 
 if TYPE_CHECKING:  # types only: launch imports Ray
-    from ablate.launch import Outcome, Progress, Tick
+    from ablate.launching.launch import Outcome, Progress, Tick
 
 
 def dry_run(desk: Desk, block: str, wanted: Collection[str], gpus: int | None) -> Answer:
@@ -132,7 +132,7 @@ def _next_after_launch(desk: Desk, end: Outcome, failed: Sequence[PlannedJob]) -
 
 def stop(desk: Desk, jobs: Sequence[PlannedJob] | None) -> Answer:
     """Ask jobs to checkpoint and stop (None: all, and the launch with them). It happens within seconds, not when this returns."""
-    from ablate import intervene
+    from ablate.launching import intervene
 
     if jobs is not None:
         asked, holder = intervene.stop_jobs(desk, jobs, utc_now()), ""
@@ -143,7 +143,7 @@ def stop(desk: Desk, jobs: Sequence[PlannedJob] | None) -> Answer:
 
 def retry(desk: Desk, jobs: Sequence[PlannedJob]) -> Answer:
     """Let failed or stopped jobs be tried again."""
-    from ablate import intervene
+    from ablate.launching import intervene
 
     again = intervene.retry(desk, jobs, utc_now())
     lease = desk.store.lease()

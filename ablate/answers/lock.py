@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ablate import collect
 from ablate.answers.decide import decisions_of
 from ablate.answers.document import Answer, command, count, head, plain
 from ablate.answers.next_step import overruling
 from ablate.clock import utc_now
 from ablate.desk import Desk
-from ablate.search import is_search
-from ablate.states import STARTABLE
+from ablate.launching import collect
+from ablate.planning.search import is_search
+from ablate.planning.states import STARTABLE
 from ablate.study import ENDED, IMPORTED, UserError
 from db.records import DecisionRecord, LockRecord
 
@@ -19,7 +19,7 @@ from db.records import DecisionRecord, LockRecord
 def lock(desk: Desk) -> Answer:
     """The final config; locks it when all is decided."""
     from ablate import evidence
-    from ablate.lock import NotYet
+    from ablate.deciding.lock import NotYet
 
     made = evidence.lock(desk, utc_now())
     if isinstance(made, NotYet):
@@ -92,7 +92,7 @@ def _next_after_lock(desk: Desk, held: LockRecord) -> str:
 
 def confirmation(desk: Desk, held: LockRecord) -> Answer:
     """How far a lock is confirmed; `says` in words, for wherever the lock is shown."""
-    from ablate.lock import CONFIRMATION, standing
+    from ablate.deciding.lock import CONFIRMATION, standing
 
     decisions, confirm = desk.store.decisions(), desk.study.confirm
     status, record = standing(desk.study, held, decisions), decisions.get(CONFIRMATION)

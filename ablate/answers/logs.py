@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ablate.answers.document import Answer, head, plain
 from ablate.desk import Desk
-from ablate.plan import PlannedJob
-from ablate.states import COMING
+from ablate.planning.plan import PlannedJob
+from ablate.planning.states import COMING
 from ablate.study import UserError
 
 

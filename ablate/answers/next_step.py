@@ -8,10 +8,10 @@ from typing import NamedTuple
 from ablate.answers.books import is_maybe
 from ablate.answers.document import at, command, some
 from ablate.desk import Desk
-from ablate.outcomes import STOP
-from ablate.plan import Plan, PlannedJob
-from ablate.starts import is_made, start_settings, trainable
-from ablate.states import STARTABLE
+from ablate.planning.outcomes import STOP
+from ablate.planning.plan import Plan, PlannedJob
+from ablate.planning.starts import is_made, start_settings, trainable
+from ablate.planning.states import STARTABLE
 from ablate.study import Study, run_of, runs_of_sweep
 from db.records import DecisionRecord, LockRecord
 

@@ -10,10 +10,10 @@ from ablate.answers.document import Answer, command, head, plain, some, were
 from ablate.answers.lock import confirmation
 from ablate.answers.next_step import after_plan, person_notes
 from ablate.desk import Desk
-from ablate.plan import Plan
-from ablate.plan_diff import plan_diff
-from ablate.provenance import code_hash, seed_note
-from ablate.snapshot import snapshots
+from ablate.launching.provenance import code_hash, seed_note
+from ablate.launching.snapshot import snapshots
+from ablate.planning.plan import Plan
+from ablate.planning.plan_diff import plan_diff
 from ablate.study import ENDED, Study, UserError, run_of
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from ablate import collect
 from ablate.answers.document import Answer, plain
+from ablate.launching import collect
 from ablate.study import Study
 
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from ablate.answers.document import Answer, command, head, plain
-from ablate.cost import hours_of
 from ablate.desk import Desk, measured_hours
 from ablate.evidence import job_results
+from ablate.planning.cost import hours_of
+from ablate.planning.search import with_examples
 from ablate.rehearsal import worlds
 from ablate.rehearsal.equal_hours import at_equal_hours
 from ablate.rehearsal.rehearse import Rehearsal
 from ablate.rehearsal.rehearse import rehearse as play
 from ablate.rehearsal.targets import measure_targets, played
-from ablate.search import with_examples
 from ablate.study import Study, UserError
 
 

@@ -13,9 +13,9 @@ from ablate.answers.document import Answer, at, command, head, plain
 from ablate.answers.next_step import after_plan
 from ablate.conditions import near
 from ablate.desk import Desk
-from ablate.plan import Plan, PlannedJob
-from ablate.search import budget, range_text
-from ablate.states import STARTABLE
+from ablate.planning.plan import Plan, PlannedJob
+from ablate.planning.search import budget, range_text
+from ablate.planning.states import STARTABLE
 from ablate.study import Settings, Study, UserError, nested, run_of
 
 COLUMNS = 400
@@ -76,7 +76,7 @@ def _search(desk: Desk, run: str) -> Answer | None:
     row = desk.study.runs.get(run)
     if row is None or row.search is None:
         return None
-    from ablate.trials import trials_of
+    from ablate.launching.trials import trials_of
 
     search = row.search
     return {

@@ -14,7 +14,7 @@ from ablate.answers.next_step import after_plan, person_notes
 from ablate.clock import utc_now
 from ablate.desk import Desk
 from ablate.folders import JOB
-from ablate.plan import PlannedJob
+from ablate.planning.plan import PlannedJob
 from ablate.study import ENDED
 
 WATCHED = ("progress", "samples", "loss")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ablate import completion
+from ablate.cli import completion
 from ablate.study import Study, UserError
 
 if TYPE_CHECKING:  # types only: these modules are imported by the commands that need them
     from ablate.desk import Desk
-    from ablate.plan import PlannedJob
+    from ablate.planning.plan import PlannedJob
 
 StudyFile = Annotated[Path, typer.Option("--study", help="The study's file.", metavar="FILE", envvar="ABLATE_STUDY")]
 Profile = Annotated[
@@ -72,7 +72,7 @@ def asked_again(path: Path, profile: str, answer: Callable[[Desk], dict[str, Any
 
 
 def block_named(study: Study, name: str) -> str:
-    from ablate.plan import CONFIRMS
+    from ablate.planning.plan import CONFIRMS
 
     names = [block.name for block in study.blocks] + ([CONFIRMS] if study.confirm else [])
     if name and name not in names:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ablate import completion
+from ablate.cli import completion
 from ablate.cli.arguments import HERE, Json, Profile, StudyFile, changing, looking, sweep_named
 from ablate.cli.output import out
 from ablate.study import UserError

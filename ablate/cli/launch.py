@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from ablate import completion
+from ablate.cli import completion
 from ablate.cli.arguments import (
     HERE,
     BlockOption,
@@ -29,8 +29,8 @@ from ablate.study import UserError
 
 if TYPE_CHECKING:  # types only: these modules are imported by the commands that need them
     from ablate.desk import Desk
-    from ablate.plan import PlannedJob
-    from ablate.watch import Options
+    from ablate.launching.watch import Options
+    from ablate.planning.plan import PlannedJob
 
 
 def launch(
@@ -95,7 +95,7 @@ def launch(
         return
     if here:
         _launch_here(desk, jobs, new_code, as_json)
-    from ablate.watch import Options
+    from ablate.launching.watch import Options
 
     options = Options(
         wanted_block, jobs, address, gpus=gpus, max_cost=max_cost, because=because, new_code=new_code, once=once, abandon=abandon
@@ -127,7 +127,7 @@ def _launch(desk: Desk, options: Options, estimate: dict[str, Any], as_json: boo
     """Launch, watched from here to its end."""
     from ablate.answers import launch as answers
     from ablate.desk import writing_desk
-    from ablate.launch import launch
+    from ablate.launching.launch import launch
     from ablate.screens import launch as screens
     from ablate.screens.watcher import launch_watcher
 
@@ -143,10 +143,10 @@ def _launch_here(desk: Desk, ids: tuple[str, ...], new_code: bool, as_json: bool
     from ablate.answers import launch as answers
     from ablate.answers.document import at
     from ablate.desk import writing_desk
-    from ablate.launch import train_here
+    from ablate.launching.launch import train_here
+    from ablate.planning.states import STARTABLE
     from ablate.screens import launch as screens
     from ablate.screens.watcher import watcher
-    from ablate.states import STARTABLE
 
     if new_code:
         raise UserError("--here trains one job with the code the study runs from; give --new-code to a launch without --here")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ablate import completion
+from ablate.cli import completion
 from ablate.cli.arguments import (
     HERE,
     BlockOption,

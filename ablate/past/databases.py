@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ablate.past.runs import Past, PastRun
-from ablate.states import FAILURE, FORGIVEN, HELD, LOST_GPU_S
+from ablate.planning.states import FAILURE, FORGIVEN, HELD, LOST_GPU_S
 from ablate.study import ENDED, IMPORTED, UserError
 from db.records import AttemptRecord, JobRecord
 from db.store import Store

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate import collect, evidence
+from ablate import evidence
 from ablate import folders as names
 from ablate.answers.document import Answer, command, plain
-from ablate.claim import attempt_config
 from ablate.clock import utc_now
 from ablate.desk import Desk, writing_desk
 from ablate.folders import DiskError, write_json
-from ablate.lease import holding_the_lease
+from ablate.launching import collect
+from ablate.launching.claim import attempt_config
+from ablate.launching.lease import holding_the_lease
 from ablate.past.databases import is_database, read_database
 from ablate.past.matching import LeftOut, Match, Matched, at, matched
 from ablate.past.runs import Mistakes, Past, PastRun, assignments

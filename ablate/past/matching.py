@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ablate.conditions import near, quoted
 from ablate.past.runs import MISTAKES_TOLD, Mistakes, Past, PastRun, shown
-from ablate.plan import PlannedJob, row_of
+from ablate.planning.plan import PlannedJob, row_of
 from ablate.settings import as_toml
 from ablate.study import IMPORTED, LOCKED, Study, run_of
 from db.records import AttemptRecord

@@ -17,18 +17,18 @@ from ablate.answers.books import is_maybe
 from ablate.answers.document import Answer, command, plain
 from ablate.answers.plan import trainer_is_here
 from ablate.conditions import near, quoted
-from ablate.cost import hours_of
+from ablate.deciding.noise import noise_pool
 from ablate.desk import Desk, measured_hours
 from ablate.evidence import job_results
-from ablate.noise import noise_pool
-from ablate.plan import Plan
+from ablate.launching.provenance import code_hash, seed_note
+from ablate.planning.cost import hours_of
+from ablate.planning.plan import Plan
+from ablate.planning.search import with_examples
+from ablate.planning.starts import start_settings
+from ablate.planning.states import COMING
 from ablate.preflight import effects, power, resources, short_runs, trees
 from ablate.preflight.fingerprints import Failed
-from ablate.provenance import code_hash, seed_note
 from ablate.rehearsal.worlds import alike
-from ablate.search import with_examples
-from ablate.starts import start_settings
-from ablate.states import COMING
 from ablate.study import Study, UserError
 
 Part = Literal["effects", "trees", "power", "resources"]

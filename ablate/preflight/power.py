@@ -23,11 +23,11 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
-from ablate.compare import POWER
 from ablate.conditions import ITS_START, Compared, Condition, Took, Verdict, Within, atoms
-from ablate.facts import EQUIVALENCE_LEVEL, LEARN_LEVEL
-from ablate.looks import level_at
-from ablate.price import MOST_SEEDS
+from ablate.deciding.compare import POWER
+from ablate.deciding.facts import EQUIVALENCE_LEVEL, LEARN_LEVEL
+from ablate.deciding.looks import level_at
+from ablate.deciding.price import MOST_SEEDS
 from ablate.study import REFERENCE, Study, Sweep, Tree, likeness, most_alike, own_runs, runs_of_tree, sweeps_of_runs
 
 NODES = 80

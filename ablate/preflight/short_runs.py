@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from ablate.command import said_of
-from ablate.failures import in_words
 from ablate.folders import CONFIG, FACTS, METRICS, RESULT, write_json
-from ablate.gang import Gang, Stop, run_gang
+from ablate.launching.gang import Gang, Stop, run_gang
+from ablate.launching.provenance import import_places, rank_environment, trainer_command
+from ablate.planning.failures import in_words
 from ablate.preflight.fingerprints import Config, Failed, Fingerprint, of_document, of_short_run
-from ablate.provenance import import_places, rank_environment, trainer_command
 from ablate.study import Settings, Study, Value, nested, references
 
 LIMIT_S = 50.0

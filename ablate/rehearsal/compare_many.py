@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ablate.compare import PAIRING_LEVEL
 from ablate.conditions import Outcome, Verdict
-from ablate.noise import OUTLIER_LEVEL
+from ablate.deciding.compare import PAIRING_LEVEL
+from ablate.deciding.noise import OUTLIER_LEVEL
 from ablate.study import Metric
 
 Floats = NDArray[np.float64]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ablate.conditions import ITS_START, Compared, atoms
-from ablate.gates import skipped_sweeps
+from ablate.planning.gates import skipped_sweeps
 from ablate.rehearsal.compare_many import Bools, Floats
 from ablate.rehearsal.worlds import Drawn
 from ablate.study import Study, Tree

@@ -31,10 +31,11 @@ from typing import Literal
 import numpy as np
 
 from ablate.conditions import ITS_START, Atom, Compared, Condition, Took, Within, atoms
-from ablate.facts import LEARN_LEVEL
-from ablate.looks import level_at
-from ablate.needs import needs_of_tree
-from ablate.outcomes import STOP
+from ablate.deciding.facts import LEARN_LEVEL
+from ablate.deciding.looks import level_at
+from ablate.planning.needs import needs_of_tree
+from ablate.planning.outcomes import STOP
+from ablate.planning.starts import is_made
 from ablate.rehearsal.compare_many import Bools, Floats, ManyComparisons
 from ablate.rehearsal.oracle import (
     JUST_BELOW,
@@ -60,7 +61,6 @@ from ablate.rehearsal.rules import (
 )
 from ablate.rehearsal.view import NO_LOCK, Decisions, Ints, Stage, View, keeps, taken_by_start
 from ablate.rehearsal.worlds import Drawn, World, draw, seeds_of
-from ablate.starts import is_made
 from ablate.study import Study, Tree, conditions_of, runs_of
 from db.records import DecisionRecord
 

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from ablate.conditions import AllOf, AnyOf, Atom, Compared, Condition, Ended, Otherwise, Took, Within, atoms
-from ablate.facts import EQUIVALENCE_LEVEL
-from ablate.looks import WORTH_A_LOOK, level_at
-from ablate.outcomes import STOP
+from ablate.deciding.facts import EQUIVALENCE_LEVEL
+from ablate.deciding.looks import WORTH_A_LOOK, level_at
+from ablate.planning.outcomes import STOP
 from ablate.rehearsal.compare_many import Bools, Floats, ManyComparisons, chance_in_the_end_many, holm_levels_many, judged
 from ablate.rehearsal.oracle import NOTHING, metric_of, takeable
 from ablate.rehearsal.view import Ints, View, keeps, taken_by_start

@@ -19,16 +19,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from ablate.compare import compare
 from ablate.conditions import ITS_START, Compared, atoms
-from ablate.facts import LEARN_LEVEL
-from ablate.looks import level_at
-from ablate.noise import Pool
+from ablate.deciding.compare import compare
+from ablate.deciding.facts import LEARN_LEVEL
+from ablate.deciding.looks import level_at
+from ablate.deciding.noise import Pool
+from ablate.deciding.scores import Scores
 from ablate.rehearsal.equal_hours import at_equal_hours
 from ablate.rehearsal.oracle import kept_row, metric_of, metrics_of, takeable
 from ablate.rehearsal.rehearse import Outcome, Shown, rehearse
 from ablate.rehearsal.worlds import World
-from ablate.scores import Scores
 from ablate.study import Metric, Study, Sweep, Tree, likeness, most_alike
 
 FALSE_NO_WORSE = 0.05

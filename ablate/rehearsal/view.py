@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.conditions import ITS_START, Atom, Compared, Within, atoms
-from ablate.facts import refusal
-from ablate.lock import BASELINE, NotYet, make_lock
-from ablate.looks import reached
-from ablate.plan import Plan, make_plan
+from ablate.deciding.facts import refusal
+from ablate.deciding.lock import BASELINE, NotYet, make_lock
+from ablate.deciding.looks import reached
+from ablate.planning.plan import Plan, make_plan
 from ablate.rehearsal.compare_many import (
     Bools,
     Floats,

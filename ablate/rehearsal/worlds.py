@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.conditions import ITS_START, Compared, Within, atoms
-from ablate.noise import noise_pool
+from ablate.deciding.noise import noise_pool
+from ablate.deciding.scores import scores
 from ablate.rehearsal.compare_many import Bools, Floats
-from ablate.scores import scores
 from ablate.study import (
     REFERENCE,
     JobResult,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ablate.conditions import RESERVED, ConditionError, near, quoted
-from ablate.positions import Node, Text, first_defined_twice, scan
+from ablate.runs_toml.positions import Node, Text, first_defined_twice, scan
 from ablate.settings import Setting, SettingError, as_toml
 from ablate.study import LOCKED, NAME, REFERENCE, TRIAL, UserError
 

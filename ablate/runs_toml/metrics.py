@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Literal
 
 from ablate.conditions import RESERVED
-from ablate.positions import Node
 from ablate.runs_toml.file import File, by_name, is_number
+from ablate.runs_toml.positions import Node
 from ablate.runs_toml.rows import Rows
 from ablate.settings import Setting, as_toml
 from ablate.study import Metric

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ablate.positions import Node
 from ablate.runs_toml.file import EMPTY, File
+from ablate.runs_toml.positions import Node
 from ablate.settings import as_toml
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ablate.positions import Node
 from ablate.runs_toml.file import EMPTY, File, meant
+from ablate.runs_toml.positions import Node
 from ablate.study import UserError
 
 FULL = "full"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ablate.conditions import near
-from ablate.positions import Node
 from ablate.runs_toml.file import EMPTY, File, Flat, flat
 from ablate.runs_toml.names import Names
+from ablate.runs_toml.positions import Node
 from ablate.runs_toml.settings import Baseline
 from ablate.runs_toml.spaces import read_space
 from ablate.settings import as_toml, referenced

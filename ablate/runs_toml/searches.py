@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from ablate.positions import Node
 from ablate.runs_toml.file import EMPTY, File, Flat, by_name, flat, is_number
+from ablate.runs_toml.positions import Node
 from ablate.runs_toml.rows import Rows
 from ablate.runs_toml.settings import Baseline
 from ablate.runs_toml.sweeps import metric_of

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
-from ablate.positions import Node
 from ablate.runs_toml.file import EMPTY, File, by_name
 from ablate.runs_toml.names import Names
+from ablate.runs_toml.positions import Node
 from ablate.settings import Setting, as_toml
 
 SEED = Setting("a seed", int, least=0, most=2**32 - 1)

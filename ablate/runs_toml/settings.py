@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.conditions import listed
-from ablate.outcomes import contradiction
-from ablate.positions import Node
+from ablate.planning.outcomes import contradiction
 from ablate.runs_toml.file import File, Flat, flat
 from ablate.runs_toml.names import Names
+from ablate.runs_toml.positions import Node
 from ablate.settings import Schema, SettingError, referenced, schema_of_config, schema_of_values
 from ablate.study import LOCKED, Settings, Study, Value
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection
 from typing import Literal
 
-from ablate.positions import Node
 from ablate.runs_toml.file import File, flat, is_number, meant
+from ablate.runs_toml.positions import Node
 from ablate.runs_toml.settings import Baseline, Types
 from ablate.settings import as_toml
 from ablate.study import Range

@@ -9,8 +9,8 @@ from typing import Any
 
 from ablate.folders import is_kept_for_us
 from ablate.measured import Pattern
-from ablate.positions import Node
 from ablate.runs_toml.file import File, by_name
+from ablate.runs_toml.positions import Node
 from ablate.settings import Setting, as_toml
 from ablate.study import Trainer
 

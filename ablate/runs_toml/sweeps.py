@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from ablate.conditions import Condition, ConditionError, Otherwise, Took, atoms, parse, parse_take
-from ablate.positions import Node
 from ablate.runs_toml.file import File
 from ablate.runs_toml.names import Names, sweep_tables
+from ablate.runs_toml.positions import Node
 from ablate.settings import as_toml
 from ablate.study import Learn, Line, Skip, Sweep, Take, Tree
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ablate.conditions import ITS_START, Compared, Condition, Took, atoms, listed, quoted
-from ablate.positions import Node
 from ablate.runs_toml.file import File
 from ablate.runs_toml.names import Names
+from ablate.runs_toml.positions import Node
 from ablate.study import Line, Start, Study, Tree
 
 

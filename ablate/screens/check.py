@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablate.answers.document import Answer
-from ablate.compare import POWER
+from ablate.deciding.compare import POWER
 from ablate.screens import drawing
 
 STYLES = {"error": "bold red", "flag": "yellow", "note": "dim", "": ""}

@@ -19,7 +19,7 @@ from ablate.screens.plan import sums
 
 if TYPE_CHECKING:  # types only: launch imports Ray
     from ablate.desk import Desk
-    from ablate.launch import Event, Tick
+    from ablate.launching.launch import Event, Tick
 
 LINE_EVERY_S = 30.0
 """How often a launch that writes to a file or pipe says where it stands."""

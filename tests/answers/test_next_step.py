@@ -16,7 +16,7 @@ from ablate.answers.show import show
 from ablate.answers.status import status
 from ablate.desk import Desk, open_desk
 from ablate.evidence import decide
-from ablate.launch import Outcome
+from ablate.launching.launch import Outcome
 from ablate.runs_toml import read_study
 from tests.small_study import NOW, STUDY, TRAINER, write
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ablate import collect
 from ablate.answers import compare as compare_answers
 from ablate.desk import Desk, open_desk
+from ablate.launching import collect
 from ablate.past.databases import is_database
 from ablate.past.importing import Options, bring_in
 from ablate.runs_toml import read_study

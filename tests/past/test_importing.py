@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate import cli, collect, evidence
+from ablate import cli, evidence
 from ablate.answers import audit as audit_answers
 from ablate.answers import compare as compare_answers
 from ablate.answers import decide as decide_answers
@@ -26,6 +26,7 @@ from ablate.answers import status as status_answers
 from ablate.clock import utc_now
 from ablate.desk import Desk, open_desk
 from ablate.evidence import job_results
+from ablate.launching import collect
 from ablate.past.importing import Options, bring_in
 from ablate.runs_toml import read_study
 from ablate.study import IMPORTED, UserError
@@ -299,7 +300,7 @@ NOTHING = "before the rename that makes it count"
 CRASHING = """
 import os, signal, sys
 from pathlib import Path
-from ablate import collect
+from ablate.launching import collect
 from ablate.desk import open_desk
 from ablate.past import importing
 from ablate.runs_toml import read_study

@@ -12,11 +12,11 @@ from random import Random
 
 import pytest
 
+from ablate.planning.starts import start_settings
 from ablate.preflight.effects import Effect, effects, may_change
 from ablate.preflight.fingerprints import Config, Failed, Fingerprint, of_document, of_short_run
 from ablate.preflight.short_runs import OwnFingerprints, ShortRuns, module_exists, observer, shortened
 from ablate.runs_toml import read_study
-from ablate.starts import start_settings
 from ablate.study import Run, Study, UserError
 from tests import studies
 from tests.conftest import REPOSITORY

@@ -13,11 +13,11 @@ from typing import Any, get_type_hints
 import pytest
 import torch
 
+from ablate.planning.starts import start_settings
 from ablate.preflight.effects import Effect, Observe, effects
 from ablate.preflight.fingerprints import Config, Failed, Fingerprint, of_document
 from ablate.preflight.short_runs import OwnFingerprints, observer
 from ablate.runs_toml import read_study
-from ablate.starts import start_settings
 from ablate.study import Study, nested
 from tests.conftest import REPOSITORY
 from trainer.config import TrainConfig

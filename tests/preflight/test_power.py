@@ -10,10 +10,11 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
-from ablate.compare import compare
 from ablate.conditions import Took, Verdict, parse
-from ablate.looks import level_at
-from ablate.noise import Pool
+from ablate.deciding.compare import compare
+from ablate.deciding.looks import level_at
+from ablate.deciding.noise import Pool
+from ablate.deciding.scores import Scores
 from ablate.preflight.power import (
     POWER,
     Design,
@@ -26,7 +27,6 @@ from ablate.preflight.power import (
     unanswered,
     visible,
 )
-from ablate.scores import Scores
 from ablate.study import Learn, Metric, Skip, Study, Tree, likeness
 from tests import studies
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ablate.compare import compare
 from ablate.conditions import AllOf, AnyOf, Atom, Compared, Condition, Ended, Otherwise, Took, Within, evaluate, parse
-from ablate.noise import Pool
+from ablate.deciding.compare import compare
+from ablate.deciding.noise import Pool
+from ablate.deciding.scores import Scores
 from ablate.preflight.trees import TreeReport, analyse, analyse_learn, pair_outcomes
-from ablate.scores import Scores
 from ablate.study import Metric, Skip, Study, Sweep, Take, Tree
 from tests import studies
 from tests.studies import LOSS, VQA

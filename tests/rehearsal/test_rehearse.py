@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ablate.compare import holm_levels
 from ablate.conditions import ITS_START, AllOf, AnyOf, Compared, Condition, Ended, Otherwise, Took, Within
-from ablate.decide import asked_by, decide_sweep
-from ablate.lock import NotYet, make_lock
-from ablate.looks import level_at, settling
-from ablate.plan import make_plan
+from ablate.deciding.compare import holm_levels
+from ablate.deciding.decide import asked_by, decide_sweep
+from ablate.deciding.lock import NotYet, make_lock
+from ablate.deciding.looks import level_at, settling
+from ablate.deciding.turned import rests_on_the_same
+from ablate.planning.plan import make_plan
 from ablate.rehearsal.compare_many import holm_levels_many
 from ablate.rehearsal.equal_hours import at_equal_hours
 from ablate.rehearsal.rehearse import Books, metrics_asked, play, rehearse
@@ -35,7 +36,6 @@ from ablate.rehearsal.worlds import (
 )
 from ablate.runs_toml import read_study
 from ablate.study import REFERENCE, JobResult, Skip, Study, Sweep, Take, UserError
-from ablate.turned import rests_on_the_same
 from db.records import DecisionRecord
 from tests.studies import LOSS, jobs, study, sweep, tree
 
