@@ -590,6 +590,13 @@ def main(arguments: Sequence[str]) -> int:
     if set(tables) - {"rows", "parts", "options", "loop"}:
         print(f"Error: --tables {asked.tables!r}; there are rows, parts, options and loop", file=sys.stderr)
         return 2
+    if asked.repeat < 1 or asked.steps < 1 or asked.samples < 0:
+        print("Error: --repeat and --steps are at least 1, --samples at least 0 (the usual batch)", file=sys.stderr)
+        return 2
+    named = [case.name for case in cases(shapes_called(asked.shapes), 1)]
+    if not any(name.startswith(asked.cases) for name in named):
+        print(f"Error: --cases {asked.cases!r}: no case begins so; cases: {'; '.join(named)}", file=sys.stderr)
+        return 2
     if asked.device == "cpu":
         torch.set_num_threads(1)
     shapes, device = shapes_called(asked.shapes), torch.device(asked.device)

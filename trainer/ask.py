@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
+from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from trainer.config import ConfigError
@@ -48,6 +49,8 @@ def ask(
     name: str, pictures: Sequence[Path], question: str | None, mode: Mode | None = None, most: int = 64, draw: Path | None = None
 ) -> str:
     """The answer; with `draw` also a picture of the looks. Raises ConfigError, and DataError for a picture."""
+    if draw is not None:
+        _check_drawable(draw)
     model, processor = FoveatedVLM.from_pretrained(name), FoveatedProcessor.from_pretrained(name)
     inputs = processor(list(pictures) if len(pictures) > 1 else pictures[0], question)
     answer = processor.decode(model.generate(**inputs, mode=mode, max_new_tokens=most)[0])
@@ -59,6 +62,14 @@ def ask(
         frames = processor.pixels(inputs["pixel_values"])[inputs["frame_of"][0]]
         drawn(frames.numpy(), passes).save(draw, optimize=True)
     return answer
+
+
+def _check_drawable(file: Path) -> None:
+    """Before anything is computed for it."""
+    if not file.parent.is_dir():
+        raise ConfigError(f"--draw {str(file)!r}: there is no folder {str(file.parent)!r}")
+    if file.suffix.lower() not in Image.registered_extensions():
+        raise ConfigError(f"--draw {str(file)!r}: {file.suffix!r} is no form of a picture; give .png or .jpg")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,17 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from trainer import disk
 from trainer.config import ConfigError
@@ -29,6 +33,8 @@ from trainer.ranks import Ranks
 class Progress:
     """How far a run has come; everything that later steps or the final metrics depend on."""
 
+    of: dict[str, Any] = field(default_factory=dict)
+    """What trains, as far as it can change a result: settings by their dotted names, and the seed."""
     step: int = 0
     """Optimiser steps done, skipped ones included."""
     samples: int = 0
@@ -95,8 +101,13 @@ def complete_checkpoints(attempt: Path) -> list[Path]:
     return sorted(path for path in (attempt / "checkpoints").glob("[0-9]*") if path.is_dir())
 
 
-def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> Progress:
-    """Put everything back as it was saved. A rank that was not there then keeps its fresh random streams."""
+def load(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, of: Mapping[str, Any] = MappingProxyType({})
+) -> Progress:
+    """Put everything back as it was saved. A rank that was not there then keeps its fresh random streams.
+
+    of: what is to go on. Raises ConfigError for a checkpoint of something else, or one that cannot be read.
+    """
     if not (folder / "progress.json").is_file():
         raise ConfigError(
             f"resume_from = {str(folder)!r}: no checkpoint there (progress.json is missing); leave it empty to start anew"
@@ -104,7 +115,8 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks
     if ranks.first:
         for half in folder.parent.glob(".*.partial"):
             shutil.rmtree(half, ignore_errors=True)
-    weights = load_file(folder / "model.safetensors")
+    progress, weights, moments, random_states = _read(folder, ranks.rank)
+    _of_the_same(folder, progress.of, of)
     parameters = dict(model.named_parameters())
     if weights.keys() != parameters.keys():
         other = sorted(weights.keys() ^ parameters.keys())
@@ -112,13 +124,47 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=ranks.device, weights_only=True))
-    states = folder / f"rng_{ranks.rank}.pt"
-    if states.is_file():
-        _set_random_states(torch.load(states, map_location="cpu", weights_only=True))
-    values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    values["evals"] = [(int(step), float(loss)) for step, loss in values["evals"]]
-    return Progress(**values)
+    optimizer.load_state_dict(moments)  # onto the device of each parameter
+    if random_states is not None:
+        _set_random_states(random_states)
+    return replace(progress, of=dict(of) or progress.of)
+
+
+Read = tuple[Progress, dict[str, Tensor], dict[str, Any], dict[str, Any] | None]
+
+
+def _read(folder: Path, rank: int) -> Read:
+    """(progress, weights, the optimiser's state, random states of the rank or None), all on the CPU."""
+    states = folder / f"rng_{rank}.pt"
+    try:
+        values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        values["evals"] = [(int(step), float(loss)) for step, loss in values["evals"]]
+        return (
+            Progress(**values),
+            load_file(folder / "model.safetensors"),
+            torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True),
+            torch.load(states, map_location="cpu", weights_only=True) if states.is_file() else None,
+        )
+    except UNREADABLE as error:
+        if disk.trouble(error, folder):
+            raise
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"resume_from = {str(folder)!r}: the checkpoint cannot be read ({said}); remove it, and go on from the one before"
+        ) from error
+
+
+UNREADABLE = (FileNotFoundError, EOFError, KeyError, TypeError, ValueError, RuntimeError, UnpicklingError, SafetensorError)
+"""What comes of files that are missing, cut, or of other fields."""
+
+
+def _of_the_same(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Going on with other settings would be neither run. A checkpoint that does not say what it is of is believed."""
+    other = [f"{name} = {now.get(name)!r}, there {was.get(name)!r}" for name in {**was, **now} if was.get(name) != now.get(name)]
+    if was and now and other:
+        raise ConfigError(
+            f"resume_from = {str(folder)!r}: a checkpoint of another run: {'; '.join(other[:5])}; leave it empty to start anew"
+        )
 
 
 def _random_states() -> dict[str, Any]:

@@ -8,10 +8,12 @@ that cannot change a result (workers, logging): they are left out of a job's key
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class ConfigError(ValueError):
@@ -177,6 +179,53 @@ class TrainConfig:
         return TrainConfig(**parts)
 
 
+def stateful(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """The settings that can change a result, nested."""
+    copied = asdict(config)
+    for part in fields(config):
+        for each in fields(getattr(config, part.name)):
+            if not each.metadata["stateful"]:
+                del copied[part.name][each.name]
+    return copied
+
+
+def misfit(config: TrainConfig) -> str | None:
+    """The first value that its setting cannot have, in one line; None when there is none."""
+    for part in fields(config):
+        values = getattr(config, part.name)
+        hints = get_type_hints(type(values))
+        for each in fields(values):
+            value, (wanted, fits) = getattr(values, each.name), _wanted(hints[each.name], each.metadata)
+            if not fits(value):
+                return f"{part.name}.{each.name} = {value!r}: it must be {wanted}"
+    return None
+
+
+def _wanted(hint: Any, its: Mapping[str, Any]) -> tuple[str, Callable[[Any], bool]]:
+    """What a setting's value must be, in words and as a test. its: its field's range."""
+    choices = [_wanted(one, its) for one in get_args(hint)] if get_origin(hint) in (Union, UnionType) else []
+    if choices:
+        return " or ".join(words for words, _ in choices), lambda value: any(fits(value) for _, fits in choices)
+    if get_origin(hint) is Literal:
+        named = get_args(hint)
+        return " or ".join(f'"{one}"' for one in named), lambda value: value in named
+    if hint in (int, float):
+        limits = {"at least": its["least"], "above": its["above"], "at most": its["most"]}
+        said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
+        return f"{'a whole number' if hint is int else 'a number'} {said}".strip(), lambda value: _is_number(value, hint, its)
+    if get_origin(hint) is Mapping:
+        return "an object of numbers", lambda value: isinstance(value, dict) and all(_is_number(x, float) for x in value.values())
+    return {bool: "true or false", str: "a text"}[hint], lambda value: isinstance(value, hint)
+
+
+def _is_number(value: Any, kind: type[int] | type[float], its: Mapping[str, Any] = MappingProxyType({})) -> bool:
+    """Of the kind (a whole one is a float too), finite and in its range."""
+    if isinstance(value, bool) or not isinstance(value, int | kind) or (isinstance(value, float) and not math.isfinite(value)):
+        return False
+    least, above, most = its.get("least"), its.get("above"), its.get("most")
+    return (least is None or value >= least) and (above is None or value > above) and (most is None or value <= most)
+
+
 def conflict(config: TrainConfig) -> str | None:
     """What is impossible about settings that are each fine alone, in one line; None when nothing is."""
     model = config.model
@@ -186,6 +235,9 @@ def conflict(config: TrainConfig) -> str | None:
         return f'model.tokens_per_frame = {model.tokens_per_frame} with model.encoder = "multi_token", and no square (4, 9 …)'
     if model.encoder == "multi_token" and model.coarse_only:
         return 'model.coarse_only = true with model.encoder = "multi_token", which has no coarse pass'
+    for name in ("beta1", "beta2"):
+        if getattr(config.optim, name) >= 1:
+            return f"optim.{name} = {getattr(config.optim, name):g}, which AdamW needs below 1"
     loss = config.train.loss
     if loss not in LOSSES and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", loss):
         return f'train.loss = "{loss}": there is no such loss; there are {", ".join(LOSSES)}, and MODULE:NAME for one of your own'

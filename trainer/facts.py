@@ -69,7 +69,8 @@ def final_metrics(progress: Progress, horizon: Horizon, ranks: Ranks, optim: Opt
         metrics["overhead_share"] = 1 - progress.compute_s / progress.step_s
     norms = [norm for norm in progress.grad_norms if math.isfinite(norm)]
     if len(norms) > 1:
-        metrics["grad_norm_p95_over_median"] = statistics.quantiles(norms, n=20)[-1] / statistics.median(norms)
+        if (median := statistics.median(norms)) > 0:  # nothing to learn from: texts alone, where both backbones are frozen
+            metrics["grad_norm_p95_over_median"] = statistics.quantiles(norms, n=20)[-1] / median
         metrics["clipped_share"] = sum(norm > optim.clip_norm for norm in norms) / len(norms)
     slope = val_loss_slope(progress.evals)
     return metrics if slope is None else metrics | {"val_loss_slope": slope}

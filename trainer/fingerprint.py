@@ -127,14 +127,19 @@ def main() -> int:
     except ValueError as error:
         print(f"Error: stdin is not JSON ({error}); give a list of configs, see trainer/fingerprint.py", file=sys.stderr)
         return 2
-    if not isinstance(asked, list) or not all(
-        isinstance(one, dict) and {"settings", "seed", "files"} <= one.keys() for one in asked
-    ):
+    if not isinstance(asked, list) or not all(_complete(one) for one in asked):
         print('Error: stdin must be a list of {"settings": …, "seed": …, "files": …}', file=sys.stderr)
         return 2
     for answer in fingerprints(asked):
         print(json.dumps(answer), flush=True)
     return 0
+
+
+def _complete(one: Any) -> bool:
+    kinds = {"settings": dict, "seed": int, "files": str}
+    if not isinstance(one, dict) or not isinstance(one.get("references", {}), dict):
+        return False
+    return all(isinstance(one.get(name), kind) for name, kind in kinds.items())
 
 
 def fingerprints(asked: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
@@ -20,14 +21,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.config import ModelConfig
 from trainer.data.examine import Stopped, examine
-from trainer.data.indexed import merge, read_part, write_part
+from trainer.data.indexed import merge, read_part, stat_of, write_part
 from trainer.data.pictures import DECODER
 from trainer.data.shards import DataError
 from trainer.data.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
@@ -45,15 +46,45 @@ def index(shards: Sequence[Path], tokenizer: Tokenizer, workers: int, say: Say, 
     folder's, and Stopped when `stop` says so: what is done by then is kept.
     """
     root = _root_of(shards)
+    with _alone(root, say, stop):
+        return _index(root, shards, tokenizer, workers, say, stop)
+
+
+@contextlib.contextmanager
+def _alone(root: Path, say: Say, stop: Stop) -> Iterator[None]:
+    """Calls on one folder take turns: who comes later finds known what the other has read."""
+    (root / "index").mkdir(exist_ok=True)
+    with (root / "index" / ".lock").open("w") as lock:  # released when the file closes, also when the process dies
+        waits = False
+        while not _locked(lock):
+            if not waits:
+                say(f"{root}: another call is indexing it; waiting for that to end")
+            waits = True
+            time.sleep(0.2)
+            if stop():
+                raise Stopped
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _index(root: Path, shards: Sequence[Path], tokenizer: Tokenizer, workers: int, say: Say, stop: Stop) -> dict[str, Any]:
+    stats = {path.name: stat_of(path) for path in sorted((root / "shards").glob("*.tar"))}
     found = {path.name: read_part(root, path, tokenizer.hash) for path in sorted((root / "shards").glob("*.tar"))}
     todo = [path for path in dict.fromkeys(shards) if found[path.name] is None]
     say(f"{root}: {len(set(shards))} shards, {len(set(shards)) - len(todo)} of them known; {workers} processes, {DECODER}")
     progress = _Progress([path.stat().st_size for path in todo], say)
     for path, table in _examined(todo, tokenizer, workers, stop):
-        write_part(root, path, table, tokenizer.hash)
+        write_part(root, path, table, tokenizer.hash, stats[path.name])
         found[path.name] = table
         progress.add(path, table)
-    return merge(root, {name: table for name, table in found.items() if table is not None}, tokenizer.hash, DECODER)
+    return merge(root, {name: table for name, table in found.items() if table is not None}, stats, tokenizer.hash, DECODER)
 
 
 def _root_of(shards: Sequence[Path]) -> Path:
@@ -216,6 +247,9 @@ def main(arguments: Sequence[str]) -> int:
     except DataError as error:
         _say(f"Error: {error}")
         return 2
+    except OSError as error:
+        _say(f"Error: {error.filename or asked.shards[0]}: {error.strerror}; what is done is kept")
+        return os.EX_IOERR
     print(json.dumps(report, indent=1, ensure_ascii=False) if asked.json else "\n".join(told(report)))
     return 0
 

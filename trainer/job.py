@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ConfigError, TrainConfig, conflict
+from trainer.config import ConfigError, TrainConfig, conflict, misfit, stateful
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,17 @@ class Job:
     cache: Path
     """Folder for files that all jobs of a checkout share."""
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What can change its result: the seed, and settings by their dotted names, those of runs it names too."""
+        configs = {"": self.config} | {f"{run}'s ": its for run, its in self.references.items()}
+        return {"seed": self.seed} | {
+            f"{whose}{part}.{name}": value
+            for whose, config in configs.items()
+            for part, its in stateful(config).items()
+            for name, value in its.items()
+        }
+
 
 def read_job(folder: Path) -> Job:
     """Raises ConfigError when config.json is missing, no JSON, incomplete, or says something impossible."""
@@ -41,12 +52,15 @@ def read_job(folder: Path) -> Job:
     missing = [name for name in wanted if not isinstance(said, dict) or name not in said]
     if missing:
         raise ConfigError(f"{path}: has no {', '.join(missing)}; it needs {', '.join(wanted)}")
+    for name, kind in KINDS.items():
+        if name in said and (not isinstance(said[name], kind) or isinstance(said[name], bool)):
+            raise ConfigError(f"{path}: {name} is {said[name]!r}; it must be {NAMES[kind]}")
     return Job(
         folder=folder,
         key=said["job"],
         run=said["run"],
-        seed=int(said["seed"]),
-        attempt=int(said["attempt"]),
+        seed=said["seed"],
+        attempt=said["attempt"],
         resume_from=said.get("resume_from", ""),
         config=read_settings(f"{path}: settings", said["settings"]),
         references={run: read_settings(f"{path}: references.{run}", its) for run, its in said.get("references", {}).items()},
@@ -54,12 +68,20 @@ def read_job(folder: Path) -> Job:
     )
 
 
-def read_settings(place: str, said: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
+KINDS = {"job": str, "run": str, "seed": int, "attempt": int, "resume_from": str, "references": dict, "files": str}
+"""What config.json holds beside settings."""
+NAMES = {str: "a text", int: "a whole number", dict: "an object"}
+
+
+def read_settings(place: str, said: Any) -> TrainConfig:
+    """Nested settings as a config. Raises ConfigError for what does not exist, cannot be, or cannot be together."""
+    if not isinstance(said, dict) or not all(isinstance(part, dict) for part in said.values()):
+        raise ConfigError(f'{place}: settings are an object of objects, such as {{"train": {{"samples": 1000}}}}')
     try:
         config = TrainConfig.from_dict(said)
     except KeyError as error:
         raise ConfigError(f"{place}: {error.args[0]}") from error
-    impossible = conflict(config)
+    impossible = misfit(config) or conflict(config)
     if impossible:
         raise ConfigError(f"{place}: {impossible}")
     return config

@@ -76,6 +76,8 @@ def scale_and_clip(parameters: Sequence[nn.Parameter], scale: float | Tensor, cl
     gradients = [p.grad for p in parameters if p.grad is not None]
     if isinstance(scale, Tensor) and scale.device.type == "cpu":
         scale = scale.item()  # nothing to wait for, and a number is several times faster here
+    elif isinstance(scale, Tensor) and gradients:
+        scale = scale.to(gradients[0].dtype)  # of another type, a GPU would take one gradient after the other
     torch._foreach_mul_(gradients, scale)
     norm: Tensor = nn.utils.clip_grad_norm_(parameters, clip_norm)
     return norm

@@ -105,8 +105,8 @@ class FoveatedVLM(PreTrainedModel):  # type: ignore[misc]  # transformers is not
     def from_pretrained(cls, name: str | Path, *arguments: Any, **options: Any) -> FoveatedVLM:
         """From the `model/` folder of a run, or its name below weights/ or in the Hugging Face cache; nothing is downloaded.
 
-        options: as for any PreTrainedModel (dtype, device_map). Raises ConfigError for a folder that is missing, incomplete or
-        of another layout.
+        options: as for any PreTrainedModel (dtype; device_map, with accelerate). Raises ConfigError for a folder that is
+        missing, incomplete or of another layout.
         """
         loaded: FoveatedVLM = read_weights(super().from_pretrained, _whole_folder(str(name)), *arguments, **options)
         return loaded
@@ -170,8 +170,10 @@ class FoveatedVLM(PreTrainedModel):  # type: ignore[misc]  # transformers is not
     def _packed(
         self, pixel_values: Tensor, frame_of: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None
     ) -> Packed:
-        is_text = attention_mask.bool().cpu()
-        supervised = torch.zeros_like(is_text) if labels is None else labels.cpu() != -100
+        is_text, labels = attention_mask.bool().cpu(), None if labels is None else labels.cpu()
+        supervised = torch.zeros_like(is_text) if labels is None else labels != -100
+        if labels is not None and (labels.shape != input_ids.shape or (labels != input_ids.cpu())[supervised].any()):
+            raise ConfigError("labels are input_ids, with -100 where nothing is to be learned; these are neither somewhere")
         batch = Batch(pixel_values, frame_of.cpu(), input_ids.cpu(), is_text, supervised, (), ())
         return pack(batch, self.model.connector.tokens_per_frame, self.device)
 
@@ -191,6 +193,8 @@ def save(folder: Path, model: VisionLanguageModel, settings: ModelConfig, proces
     transformers_logging.disable_progress_bar()
     said = {name: getattr(settings, name) for name in _CONNECTOR}
     said |= {"eos_token_id": processor.tokenizer.eos_id, "pad_token_id": processor.tokenizer.pad_id}
+    for its in (model.dino.config, model.llm.config):
+        its._name_or_path = ""  # where they lay on this machine is nobody else's
     FoveatedVLM(FoveatedConfig(model.dino.config, model.llm.config, **said), model).save_pretrained(partial)
     processor.save_pretrained(partial)
     partial.replace(folder)

@@ -19,7 +19,7 @@ from trainer.data.shards import DataError
 from trainer.feed import Feed
 from trainer.job import Job, read_job
 from trainer.micro_batch import micro_batch
-from trainer.model.load import build_model
+from trainer.model.load import build_model, find_weights
 from trainer.optim import build_optimizer
 from trainer.phases import each, phase, watching
 from trainer.ranks import Ranks, start_ranks, stop_ranks
@@ -66,8 +66,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, help="of an attempt, with its config.json")
     parser.add_argument("--steps", type=int, default=5)
     asked = parser.parse_args(arguments)
+    if asked.steps < 1:
+        parser.error(f"--steps {asked.steps}: there is nothing to trace; at least 1")
     try:
-        job, ranks = read_job(asked.folder), start_ranks()
+        job = read_job(asked.folder)
+        find_weights([its.model for its in (job.config, *job.references.values())], job.cache)
+        ranks = start_ranks()
         told = trace(job, ranks, asked.steps)
     except (ConfigError, DataError) as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -33,7 +33,7 @@ from trainer.horizon import Horizon, horizon
 from trainer.job import Job, read_job
 from trainer.metrics import KINDS, MetricsWriter
 from trainer.micro_batch import micro_batch
-from trainer.model.load import build_model, initial_weights_hash
+from trainer.model.load import build_model, find_weights, initial_weights_hash
 from trainer.model.vision_language import VisionLanguageModel
 from trainer.optim import (
     DivergenceWatch,
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     stop.listen()
     try:
         job = read_job(Path(arguments[0]))
+        find_weights([its.model for its in (job.config, *job.references.values())], job.cache)
         ranks = start_ranks()
         ended = train(job, open_data(job.config, job.seed, job.cache), ranks, stop)
     except (ConfigError, DataError) as error:
@@ -104,7 +105,9 @@ def train(job: Job, data: Data, ranks: Ranks, stop: StopSignal) -> bool:
     trainable = [p for parameters in trained.values() for p in parameters]
     evaluator = Evaluator(data, config, ranks, job.folder)
     end = horizon(job, data.train.samples)
-    progress = checkpoint.load(Path(job.resume_from), model, optimizer, ranks) if job.resume_from else Progress()
+    progress = Progress(of=job.identity)
+    if job.resume_from:
+        progress = checkpoint.load(Path(job.resume_from), model, optimizer, ranks, progress.of)
     watch = DivergenceWatch(config.train, warmup_steps(end.steps, config.optim), progress)
     progress.micro_batch = progress.micro_batch or micro_batch(model, optimizer, data, config, ranks)
     wrapped = ranks.wrap(model)

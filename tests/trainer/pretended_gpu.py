@@ -61,6 +61,8 @@ class Watched(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, given: Sequence[Any] = (), named: Mapping[str, Any] | None = None
     ) -> Any:
+        if operation is torch.ops.aten._foreach_mul_.Tensor and given[0][0].dtype != given[1].dtype:
+            raise RuntimeError("gradients are multiplied by a number of another type: one after the other, on a GPU")
         made = operation(*given, **(named or {}))
         if operation.overloadpacket in LINEAR:
             self.products.add(str(made.dtype).removeprefix("torch."))

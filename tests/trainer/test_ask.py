@@ -54,6 +54,8 @@ def test_a_mistake_is_one_line(tmp_path: Path, pictures: list[str], capsys: pyte
     for arguments, message in (
         (["nowhere", *pictures], "model 'nowhere': no such model; looked for config.json in nowhere/. Give a folder"),
         ([model, "nowhere.jpg"], "frame 0 of sample 0: there is no file 'nowhere.jpg'"),
+        ([model, *pictures, "--draw", str(tmp_path / "no" / "x.png")], f"there is no folder '{tmp_path}/no'"),
+        ([model, *pictures, "--draw", "x.xyz"], "--draw 'x.xyz': '.xyz' is no form of a picture; give .png or .jpg"),
         ([model, *pictures, "--draw", str(tmp_path / "x.png")], "a multi_token model has no queries, and looks nowhere"),
     ):
         assert main([*arguments, "--most", "1"]) == 2

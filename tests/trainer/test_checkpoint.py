@@ -75,3 +75,26 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     other = small_model(coarse_only=True)
     with pytest.raises(ConfigError, match="a checkpoint of another model"):
         checkpoint.load(tmp_path / "checkpoints" / "00000001", other, build_optimizer(other.parts(), other, OptimConfig()), ALONE)
+
+
+def test_a_checkpoint_of_other_settings_is_refused_and_they_are_named(tmp_path: Path) -> None:
+    model, optimizer = new(0)
+    its = {"seed": 1, "optim.lr": 0.1, "data.mix": {"video": 1.0}}
+    checkpoint.save(tmp_path, model, optimizer, Progress(step=1, of=its), ALONE, keep=1)
+    folder = tmp_path / "checkpoints" / "00000001"
+    assert checkpoint.load(folder, model, optimizer, ALONE, its).of == its
+    with pytest.raises(
+        ConfigError, match=re.escape("a checkpoint of another run: seed = 2, there 1; optim.lr = 0.2, there 0.1;")
+    ):
+        checkpoint.load(folder, model, optimizer, ALONE, its | {"seed": 2, "optim.lr": 0.2})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_0.pt", "progress.json"])
+@pytest.mark.parametrize("kept", [0, 100])
+def test_a_checkpoint_that_was_cut_is_told(tmp_path: Path, name: str, kept: int) -> None:
+    model, optimizer = new(0)
+    checkpoint.save(tmp_path, model, optimizer, Progress(step=1), ALONE, keep=1)
+    file = tmp_path / "checkpoints" / "00000001" / name
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ConfigError, match=r"the checkpoint cannot be read \(.+\); remove it, and go on from the one before"):
+        checkpoint.load(file.parent, model, optimizer, ALONE)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ablate.collect import read_points, read_result
-from ablate.failures import classify
 from ablate.folders import newest_checkpoint
-from ablate.gang import log_tail
+from ablate.launching.collect import read_points, read_result
+from ablate.launching.gang import log_tail
+from ablate.planning.failures import classify
 from tests.failing_disk import FailingDisk
 from tests.trainer.conftest import NewJob, metrics_of
 from trainer.disk import FAILED, trouble

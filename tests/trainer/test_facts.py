@@ -6,7 +6,18 @@ import math
 
 import pytest
 
-from trainer.facts import val_loss_slope
+from tests.trainer.runs import ALONE
+from trainer.checkpoint import Progress
+from trainer.config import OptimConfig
+from trainer.facts import final_metrics, val_loss_slope
+from trainer.horizon import Horizon
+
+
+def test_a_run_without_a_gradient_ends_like_any_other() -> None:
+    end = Horizon(16, 2, 8, {"dino": 1.0}, 0.0, 1.0)
+    told = final_metrics(Progress(step=2, samples=16, grad_norms=[0.0, 0.0]), end, ALONE, OptimConfig())
+    assert told["clipped_share"] == 0.0
+    assert "grad_norm_p95_over_median" not in told
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from tests.trainer.data.hostile import BAD, chat, images, mixed_members, picture, write_tar
 from trainer import index as index_file
 from trainer.config import TrainConfig
+from trainer.data import indexed
 from trainer.data.examine import Stopped
 from trainer.data.indexed import content_hash, index_path, part_path, read_index, stale_shards
 from trainer.data.manifest import validation, write_manifest
@@ -90,6 +92,45 @@ def test_what_was_done_before_a_stop_is_not_done_again(root: Path, tokenizer: To
     assert [path.exists() for path in (part_path(root, "images-00.tar"), index_path(root))] == [True, False]
     _, said = index(root, tokenizer)
     assert said[0].startswith(f"{root}: 4 shards, 1 of them known; 1 processes")
+
+
+def test_a_shard_that_is_still_being_written_is_read_again(root: Path, tokenizer: Tokenizer) -> None:
+    growing = root / "shards" / "images-01.tar"
+    whole = growing.read_bytes()
+    growing.write_bytes(whole[: len(whole) // 2])
+
+    def goes_on() -> bool:
+        growing.write_bytes(whole)
+        return False
+
+    first = index_file.index([growing], tokenizer, 1, lambda _: None, goes_on)
+    assert stale_shards(root)["images-01.tar"] == "changed since"
+    assert index_file.index([growing], tokenizer, 1, lambda _: None)["samples"] == 12 > first["samples"]
+
+
+def test_calls_on_one_folder_take_turns(root: Path, tokenizer: Tokenizer) -> None:
+    (root / "index").mkdir()
+    said: list[str] = []
+    with (root / "index" / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(Stopped):
+            index_file.index(shards(root), tokenizer, 1, said.append, lambda: bool(said))
+    assert said == [f"{root}: another call is indexing it; waiting for that to end"]
+    assert index(root, tokenizer)[0]["shards"] == 4
+
+
+def test_half_a_file_of_an_index_is_made_again_or_told(root: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    whole, _ = index(root, tokenizer)
+    held_out(root, tmp_path)
+    part_path(root, "images-01.tar").write_bytes(b"PAR1")
+    assert "4 shards, 3 of them known" in index(root, tokenizer)[1][0]
+    index_path(root).write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"index.parquet: is no file of an index; remove it and run"):
+        open_data(settings(root), 42, tmp_path)
+    assert index(root, tokenizer)[0]["hash"] == whole["hash"]
+    (root / "manifests" / "val_few.parquet").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(DataError, match=r"val_few.parquet: is no Parquet file"):
+        open_data(settings(root), 42, tmp_path)
 
 
 def test_only_a_shard_that_changed_is_read_again(root: Path, tokenizer: Tokenizer) -> None:
@@ -171,6 +212,14 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(root: Path, tmp_path: 
     with pytest.raises(DataError) as error:
         open_data(settings(root), 42, tmp_path)
     assert str(error.value) == message
+
+
+def test_an_index_of_other_rules_is_made_anew(root: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    index(root, tokenizer)
+    monkeypatch.setattr(indexed, "VERSION", indexed.VERSION + 1)
+    assert stale_shards(root) == dict.fromkeys((path.name for path in shards(root)), "was judged by other rules")
+    assert "4 shards, 0 of them known" in index(root, tokenizer)[1][0]
+    assert stale_shards(root) == {}
 
 
 def test_a_text_whose_answer_lies_behind_the_cut_is_not_drawn(root: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ def test_a_job_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_what_makes_a_run_another_is_told_by_name(tmp_path: Path) -> None:
+    changes = {"settings": {"data": {"workers": 0}}, "references": {"F3": {"train": {"samples": 7, "compile": True}}}}
+    (tmp_path / "config.json").write_text(json.dumps(WHOLE | changes))
+    its = read_job(tmp_path).identity
+    assert (its["seed"], its["optim.lr"], its["F3's train.samples"]) == (42, 1e-5, 7)
+    assert not {"data.workers", "F3's train.compile"} & its.keys()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -38,6 +47,25 @@ def test_a_job_is_read(tmp_path: Path) -> None:
             json.dumps({**WHOLE, "settings": {"model": {"deep_qeury": 1}}}),
             "settings: there is no setting model.'deep_qeury'; settings of model:",
         ),
+        (json.dumps({**WHOLE, "seed": "42"}), "config.json: seed is '42'; it must be a whole number"),
+        (json.dumps({**WHOLE, "references": []}), "config.json: references is []; it must be an object"),
+        (json.dumps({**WHOLE, "settings": {"train": 5}}), "settings: settings are an object of objects, such as"),
+        *[
+            (json.dumps({**WHOLE, "settings": {name.split(".")[0]: {name.split(".")[1]: value}}}), f"settings: {name} = {said}")
+            for name, value, said in [
+                ("train.precision", "fp16", """'fp16': it must be "float32" or "bfloat16" or "float64\""""),
+                ("model.encoder", "multitoken", "'multitoken': it must be \"foveated\" or"),
+                ("train.batch_samples", "8", "'8': it must be a whole number at least 1"),
+                ("train.micro_batch_samples", "all", "'all': it must be a whole number at least 1 or \"auto\""),
+                ("data.max_frames", 0, "0: it must be a whole number at least 1 and at most 1024"),
+                ("optim.lr", -1, "-1: it must be a number above 0 and at most 1"),
+                ("optim.lr", math.nan, "nan: it must be a number"),
+                ("model.deep_query", 1, "1: it must be true or false"),
+                ("data.mix", ["video"], "['video']: it must be an object of numbers"),
+                ("optim.lr", 10**400, f"{10**400}: it must be a number above 0 and at most 1"),
+                ("optim.beta2", 1, "1, which AdamW needs below 1"),
+            ]
+        ],
         (
             json.dumps({**WHOLE, "settings": {"data": {"mix": {"video": 0.5}}}}),
             "shares must be above 0 and sum to 1 (they sum to 0.5)",

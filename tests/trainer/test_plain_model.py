@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.plain_model import PlainModel
+from benchmarks.trainer import main
 from tests.trainer.conftest import small_batch, small_model
 from trainer.model.packing import pack
 
@@ -34,3 +35,16 @@ def test_loss_and_gradients_are_the_same(settings: dict[str, Any], frames: list[
     for (name, p), mine, its in zip(trained, *both, strict=True):
         none = torch.zeros_like(p)
         torch.testing.assert_close(none if its is None else its, none if mine is None else mine, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "Z9"], "Error: --cases 'Z9': no case begins so; cases: F3, 1 frame; F3, 7 frames"),
+        (["--repeat", "0"], "Error: --repeat and --steps are at least 1"),
+        (["--tables", "row"], "Error: --tables 'row'; there are rows, parts, options and loop"),
+    ],
+)
+def test_a_benchmark_of_nothing_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(message)

@@ -146,6 +146,21 @@ def test_a_loss_is_the_mean_over_the_labels(tmp_path: Path, processor: FoveatedP
     assert model.model.connector.q_init.grad is not None
 
 
+def test_labels_that_are_not_the_inputs_are_refused(tmp_path: Path, processor: FoveatedProcessor) -> None:
+    model = FoveatedVLM.from_pretrained(saved(small_model(), {}, processor, tmp_path))
+    inputs = inputs_of([2], [3])
+    for labels in (inputs["input_ids"] + 1, inputs["input_ids"][:, :2]):
+        with pytest.raises(ConfigError, match="labels are input_ids, with -100 where nothing is to be learned"):
+            model(**inputs, labels=labels)
+
+
+def test_a_saved_model_does_not_say_where_its_backbones_lay(tmp_path: Path, processor: FoveatedProcessor) -> None:
+    model = small_model()
+    model.dino.config._name_or_path = "/home/ada/secret"
+    folder = saved(model, {}, processor, tmp_path)
+    assert "ada" not in (folder / "config.json").read_text()
+
+
 def test_an_answer_ends_where_the_tokenizer_ends_a_turn(tmp_path: Path, processor: FoveatedProcessor) -> None:
     model = FoveatedVLM.from_pretrained(saved(small_model(), {}, processor, tmp_path))
     assert model.config.eos_token_id == processor.tokenizer.eos_id != model.config.text_config.eos_token_id

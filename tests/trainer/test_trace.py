@@ -27,6 +27,11 @@ def test_a_missing_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.startswith(f"Error: {tmp_path}: there is no config.json")
 
 
+def test_no_steps_are_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--steps", "0"])
+
+
 def test_time_is_booked_on_the_innermost_phase() -> None:
     now = iter(range(100))
     with watching(clock=lambda: float(next(now))) as watch:

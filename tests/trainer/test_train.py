@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.trainer.conftest import NewJob, metrics_of
 from tests.trainer.runs import ended, losses, same_weights, saved, started, told, trained, weights
+from trainer.config import ConfigError
 from trainer.data.tiny import Backbone, tiny_backbone
 from trainer.metrics import METRICS
 from trainer.train import crosses, main
@@ -158,6 +159,22 @@ def test_two_ranks_give_the_losses_of_one(new_job: NewJob) -> None:
     assert losses(shared) == pytest.approx(losses(alone), abs=1e-5)
     assert told(shared, "val_loss") == pytest.approx(told(alone, "val_loss"), abs=1e-5)
     assert json.loads((shared.folder / "facts.json").read_text())["world_size"] == 2
+
+
+def test_backbones_are_made_before_ranks_meet(new_job: NewJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Afterwards `save_pretrained` writes nothing on any rank but the first, and whichever comes first makes them."""
+    folder, cache = new_job("job").folder, tmp_path / "fresh"
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(said | {"files": str(cache)}))
+    there: list[str] = []
+
+    def meet() -> None:
+        there.extend(path.parent.name.split("-")[0] for path in cache.glob("tiny/*/model.safetensors"))
+        raise ConfigError("they have met")
+
+    monkeypatch.setattr("trainer.train.start_ranks", meet)
+    assert main([str(folder)]) == 2
+    assert sorted(there) == ["dino", "llama"]
 
 
 def test_a_missing_config_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

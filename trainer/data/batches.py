@@ -9,6 +9,10 @@ what they can (the same order of samples, the same first weights) whatever else 
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -110,7 +114,15 @@ class Samples(Dataset[Batch]):
             return
         lists, own = [list(rows) for rows in plan], torch.Generator()  # the process's random stream is not touched
         try:
-            yield from DataLoader(self, sampler=lists, batch_size=None, num_workers=workers, pin_memory=pin, generator=own)
+            yield from DataLoader(
+                self,
+                sampler=lists,
+                batch_size=None,
+                num_workers=workers,
+                pin_memory=pin,
+                generator=own,
+                worker_init_fn=_leave_the_end_to_its_owner,
+            )
         except DataError as error:  # the loader wraps it into its worker's traceback
             raise DataError(str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")) from error
 
@@ -146,6 +158,22 @@ class Samples(Dataset[Batch]):
         for i, each in enumerate(shown_as):
             frame_of[i, : len(each)] = each
         return torch.from_numpy(pixels), torch.from_numpy(frame_of)
+
+
+def _leave_the_end_to_its_owner(_worker: int) -> None:
+    """A loader's process ends on SIGTERM from who trains, and from nobody else.
+
+    A machine that is taken away sends it to every process, and who trains needs one more batch to come to a checkpoint.
+    """
+    if sys.platform == "linux":  # elsewhere nobody can be told from anybody else
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_owner, daemon=True).start()
+
+
+def _end_with_owner() -> None:
+    while sys.platform == "linux" and signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class SampleStream:

@@ -40,10 +40,29 @@ class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
 
 def examine(path: Path, tokenizer: Tokenizer, stop: Callable[[], bool] = lambda: False) -> pa.Table:
     """[samples] EXAMINED, in the shard's order. Raises Stopped when `stop` says so, and nothing for what is in the shard."""
-    return pa.Table.from_pylist(list(_rows(path, tokenizer, stop)), schema=EXAMINED)
+    scattered = Scattered()
+    rows = list(_rows(path, tokenizer, stop, scattered))
+    return pa.Table.from_pylist([_if_whole(path, row, scattered) for row in rows], schema=EXAMINED)
 
 
-def _rows(path: Path, tokenizer: Tokenizer, stop: Callable[[], bool]) -> Iterator[Row]:
+class Scattered:
+    """Keys whose members stand apart, as when all texts come first and all pictures behind: a part could look like a sample."""
+
+    def __init__(self) -> None:
+        self._met: set[str] = set()
+        self._half: set[str] = set()
+        self._again: set[str] = set()
+
+    def note(self, group: Group) -> None:
+        (self._again if group.key in self._met else self._met).add(group.key)
+        if not group.said:
+            self._half.add(group.key)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._again and key in self._half
+
+
+def _rows(path: Path, tokenizer: Tokenizer, stop: Callable[[], bool], scattered: Scattered) -> Iterator[Row]:
     seen: set[str] = set()
     first_frame = 0
     with path.open("rb") as file:
@@ -51,6 +70,7 @@ def _rows(path: Path, tokenizer: Tokenizer, stop: Callable[[], bool]) -> Iterato
             for group in groups(path, file):
                 if stop():
                     raise Stopped(path.name)
+                scattered.note(group)
                 yield _row(path, file, group, first_frame, seen, tokenizer)
                 first_frame += group.pictures
         except DataError as error:
@@ -70,6 +90,14 @@ def _row(path: Path, file: BinaryIO, group: Group, first_frame: int, seen: set[s
     except DataError as error:
         return _bad(path, group.key, group.offset, group.length, str(error))
     return asdict(entry) | {"form": sample.form, "tokens": len(ids), "answer_at": answer.index(True), "reason": ""}
+
+
+def _if_whole(path: Path, row: Row, scattered: Scattered) -> Row:
+    """The row, or why it is left out after all."""
+    if row["reason"] or row["key"] not in scattered:
+        return row
+    reason = f"the members of {row['key']!r} do not stand together; write those of a sample one after another"
+    return _bad(path, row["key"], row["offset"], row["length"], reason)
 
 
 def _whole(sample: Sample, tokenizer: Tokenizer) -> None:

@@ -23,13 +23,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainer.data.manifest import names_of
+from trainer.data.manifest import names_of, read_table
 from trainer.data.shards import DataError
 
-VERSION = 1
+VERSION = 2
 """Of how samples are judged: with another one every shard is examined anew."""
 ABOUT = b"about"
 Bools = npt.NDArray[np.bool_]
+Stat = list[int]
+"""A file's size and time, as JSON holds them."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,15 @@ def part_path(root: Path, shard: str) -> Path:
     return root / "index" / "parts" / f"{shard.removesuffix('.tar')}.parquet"
 
 
-def write_part(root: Path, shard: Path, table: pa.Table, tokenizer: str) -> None:
-    """Keep what was found in a shard. `shard` has been read to its end."""
-    stat = shard.stat()
+def write_part(root: Path, shard: Path, table: pa.Table, tokenizer: str, before: Stat) -> None:
+    """Keep what was found in a shard, which has been read to its end.
+
+    before: of the shard before that. One that has changed meanwhile, as it does while it is written, is read again next time.
+    """
     with shard.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _write(part_path(root, shard.name), table, asdict(Part(shard.name, stat.st_size, stat.st_mtime_ns, digest, tokenizer)))
+    if stat_of(shard) == before:
+        _write(part_path(root, shard.name), table, asdict(Part(shard.name, before[0], before[1], digest, tokenizer)))
 
 
 def read_part(root: Path, shard: Path, tokenizer: str) -> pa.Table | None:
@@ -66,11 +71,13 @@ def read_part(root: Path, shard: Path, tokenizer: str) -> pa.Table | None:
     path = part_path(root, shard.name)
     if not path.exists():
         return None
-    part = Part(**_about(path))
+    try:
+        part, table = Part(**_about(path)), read_table(path)
+    except DataError:  # half a file, as a power cut leaves it
+        return None
     stat = shard.stat()
     if (part.version, part.tokenizer, part.size) != (VERSION, tokenizer, stat.st_size):
         return None
-    table = pq.read_table(path)
     if part.mtime_ns != stat.st_mtime_ns:
         with shard.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != part.sha256:
@@ -79,8 +86,10 @@ def read_part(root: Path, shard: Path, tokenizer: str) -> pa.Table | None:
     return table
 
 
-def merge(root: Path, tables: Mapping[str, pa.Table], tokenizer: str, decoder: str) -> dict[str, Any]:
+def merge(root: Path, tables: Mapping[str, pa.Table], stats: Mapping[str, Stat], tokenizer: str, decoder: str) -> dict[str, Any]:
     """Write index, bad samples and report from the tables of the shards, in the order of their names; gives the report.
+
+    stats: of the shards before they were read.
 
     Of samples with one content the first stays, the others are marked as duplicates; of samples with one name the others are bad.
     """
@@ -94,8 +103,7 @@ def merge(root: Path, tables: Mapping[str, pa.Table], tokenizer: str, decoder: s
         bad = pa.concat_tables([bad, named.set_column(named.column_names.index("reason"), "reason", reason)])
         good = good.filter(pa.array(~again))
     good = good.drop_columns(["reason"]).append_column("duplicate", pa.array(_seen_before(good["content"])))
-    shards = {name: _stat(root / "shards" / name) for name in sorted(tables)}
-    about = {"version": VERSION, "tokenizer": tokenizer, "shards": shards}
+    about = {"version": VERSION, "tokenizer": tokenizer, "shards": {name: stats[name] for name in sorted(tables)}}
     report = {"root": str(root), "tokenizer": tokenizer, "decoder": decoder, **_report(root, good, bad, len(tables))}
     _write(root / "index" / "bad.parquet", bad.select(["shard", "offset", "length", "key", "source", "reason"]), {})
     _write(index_path(root), good, about)
@@ -107,11 +115,13 @@ def merge(root: Path, tables: Mapping[str, pa.Table], tokenizer: str, decoder: s
 
 def stale_shards(root: Path) -> dict[str, str]:
     """Shard -> why the index does not stand for it; empty when it stands for all that are there. No shard is read."""
-    known: dict[str, list[int]] = _about(index_path(root))["shards"] if index_path(root).exists() else {}
+    about: dict[str, Any] = _about(index_path(root)) if index_path(root).exists() else {"version": VERSION, "shards": {}}
+    known: dict[str, list[int]] = about["shards"]
     there = {path.name: path for path in sorted((root / "shards").glob("*.tar"))}
     told = {name: "not indexed" for name in there if name not in known}
-    told |= {name: "changed since" for name, path in there.items() if name in known and known[name] != _stat(path)}
-    return told | {name: "gone" for name in known if name not in there}
+    told |= {name: "changed since" for name, path in there.items() if name in known and known[name] != stat_of(path)}
+    told |= {name: "gone" for name in known if name not in there}
+    return told if about["version"] == VERSION else dict.fromkeys(known, "was judged by other rules") | told
 
 
 def read_index(root: Path) -> pa.Table:
@@ -122,12 +132,12 @@ def read_index(root: Path) -> pa.Table:
         raise DataError(
             f"{root}: the index does not fit its shards: {name} {why}, {len(stale)} in all; run `python -m trainer.index {root}`"
         )
-    return pq.read_table(index_path(root))
+    return read_table(index_path(root))
 
 
 def read_known(root: Path) -> pa.Table:
     """The index as it is, whether it fits its shards or not."""
-    return pq.read_table(index_path(root))
+    return read_table(index_path(root))
 
 
 def bad_of_sources(root: Path) -> dict[str, int]:
@@ -160,7 +170,7 @@ def _report(root: Path, good: pa.Table, bad: pa.Table, shards: int) -> dict[str,
         "hash": content_hash(good),
         "sources": sources,
         "reasons": _reasons(bad),
-        "held_out": {path.stem: _overlap(good, pq.read_table(path)) for path in sorted((root / "manifests").glob("*.parquet"))},
+        "held_out": {path.stem: _overlap(good, read_table(path)) for path in sorted((root / "manifests").glob("*.parquet"))},
     }
 
 
@@ -229,13 +239,17 @@ def _values(column: pa.ChunkedArray) -> Iterable[str]:
     return values
 
 
-def _stat(path: Path) -> list[int]:
+def stat_of(path: Path) -> Stat:
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 
 def _about(path: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(pq.read_schema(path).metadata[ABOUT])
+    """Raises DataError when the file is none of an index."""
+    try:
+        told: dict[str, Any] = json.loads(pq.read_schema(path).metadata[ABOUT])
+    except (pa.ArrowInvalid, KeyError, TypeError) as error:  # without metadata it is None
+        raise DataError(f"{path}: is no file of an index; remove it and run `python -m trainer.index` again") from error
     return told
 
 

@@ -17,11 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainer.config import ConfigError, DataConfig, TrainConfig, conflict
+from trainer.config import ConfigError, DataConfig, TrainConfig
 from trainer.data.indexed import bad_of_sources, counted_by, index_path, read_known, stale_shards, usable
 from trainer.data.manifest import SCHEMA, Manifest, index_root, names_of, of_entry, outside, sources, table_of, validation
 from trainer.data.mixture import counts
 from trainer.data.shards import KINDS, DataError, source_of
+from trainer.job import read_settings
 
 VIDEO_TARGET = (0.40, 0.50)
 """The share of video among all samples that the study's data is collected towards."""
@@ -264,16 +265,7 @@ def _mix_needs(
 
 def configs(said: Mapping[str, Mapping[str, Any]]) -> dict[str, TrainConfig]:
     """Runs' nested settings → their configs. Raises ConfigError naming the run for what cannot be."""
-    found = {}
-    for run, settings in said.items():
-        try:
-            found[run] = TrainConfig.from_dict(settings)
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"{run}: {error.args[0]}") from error
-        wrong = conflict(found[run])
-        if wrong:
-            raise ConfigError(f"{run}: {wrong}")
-    return found
+    return {run: read_settings(run, settings) for run, settings in said.items()}
 
 
 def lines(told: Inventory) -> list[str]:

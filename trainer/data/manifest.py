@@ -120,10 +120,18 @@ def shards_of(root: Path) -> list[Path]:
     return shards
 
 
+def read_table(path: Path) -> pa.Table:
+    """A Parquet file. Raises DataError naming it when it is none: half a copy, or a pointer to the file in its place."""
+    try:
+        return pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: is no Parquet file ({str(error).splitlines()[0]}); get or make it again") from error
+
+
 def index_shard(shard: Path, cache: Path) -> pa.Table:
     target = cache / "index" / f"{fingerprint(shard)}.parquet"
     built_once(target, lambda temporary: pq.write_table(table_of(index(shard)), temporary))
-    return pq.read_table(target)
+    return read_table(target)
 
 
 def validation(root: Path, name: str) -> Manifest:
@@ -132,7 +140,7 @@ def validation(root: Path, name: str) -> Manifest:
     if not path.exists():
         there = ", ".join(sorted(file.stem for file in path.parent.glob("*.parquet"))) or "none"
         raise DataError(f"eval.set = {name!r}: {path} does not exist; validation sets there: {there}")
-    table = pq.read_table(path)
+    table = read_table(path)
     missing = [column for column in SCHEMA.names if column not in table.column_names]
     if missing:
         raise DataError(f"{path}: has no column {', '.join(missing)}; a manifest has {', '.join(SCHEMA.names)}")

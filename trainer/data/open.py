@@ -133,6 +133,5 @@ def held_out_of(root: Path) -> pa.Table:
 
 def texts_of(manifest: Manifest, config: TrainConfig, tokenizer: Tokenizer, cache: Path) -> Texts:
     """A manifest's texts as tokens, from the cache when they have been tokenised before."""
-    name = hashlib.sha256(config.model.language.encode()).hexdigest()[:8]
-    target = cache / "texts" / f"{manifest.hash}-{name}-{config.data.max_text_tokens}"
+    target = cache / "texts" / f"{manifest.hash}-{tokenizer.hash[:8]}-{config.data.max_text_tokens}"
     return tokenised(manifest, Path(config.data.root) / "shards", tokenizer, config.data.max_text_tokens, target)

@@ -92,7 +92,14 @@ def _by_simplejpeg(picture: bytes, named: str) -> Pixels:
 def _by_pillow(picture: bytes, named: str) -> Pixels:
     with Image.open(io.BytesIO(picture), formats=("JPEG", "PNG")) as opened:
         _bounded(*opened.size, named)
-        return np.asarray(opened.convert("RGB"))
+        return as_rgb(opened)
+
+
+def as_rgb(picture: Image.Image) -> Pixels:
+    """[H, W, 3]. Of 16 bits the upper 8 count, in grey as in colours; Pillow alone would cut grey off at 255, and leave white."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return np.asarray(picture.convert("RGB"))
 
 
 def _bounded(width: int, height: int, named: str) -> None:

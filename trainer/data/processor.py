@@ -6,7 +6,7 @@ B samples, U distinct frames, T frames shown, S text tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.feature_extraction_utils import BatchFeature
 
 from trainer.data.frames import Look, shown
-from trainer.data.pictures import Pixels, decode, fitted
+from trainer.data.pictures import Pixels, as_rgb, decode, fitted
 from trainer.data.shards import DataError, Kind
 from trainer.data.tokenizer import KIND_PROMPTS, Tokenizer, open_tokenizer
 from trainer.weights import found_folder
@@ -94,8 +94,8 @@ class FoveatedProcessor:
             return decode(Path(frame).read_bytes(), self.look.size, str(frame))
         if isinstance(frame, bytes):
             return decode(frame, self.look.size, named)
-        array: Pixels = np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame)
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        array: Pixels = as_rgb(frame) if isinstance(frame, Image.Image) else np.asarray(frame)
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
             raise DataError(f"{named}: an array of shape {array.shape} and type {array.dtype}; it must be [H, W, 3] of uint8")
         return fitted(array, self.look.size)
 
@@ -138,7 +138,7 @@ def _sample(pictures: Any) -> tuple[Kind, list[Frame]]:
         return "text", []
     if _one(pictures):
         return "image", [pictures]
-    frames = list(pictures)
+    frames = list(pictures) if isinstance(pictures, Iterable) else []
     if not frames or not all(_one(frame) for frame in frames):
         raise DataError(
             f"a clip must be a list of pictures, at least one, not {type(pictures).__name__} of {len(frames)}; "

@@ -28,6 +28,8 @@ Form = Literal["chat", "caption", "tokens", "preference"]
 FORMS: Mapping[str, Form] = {"token_ids": "tokens", "assistant": "chat", "caption": "caption", "chosen_assistant": "preference"}
 """What a sample's JSON is, by the first of these names that it has."""
 PICTURES = (".jpg", ".jpeg", ".png")
+UNREAD = frozenset([".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".mp4", ".webm", ".mkv", ".avi", ".mov"])
+"""Pictures and videos too, which nothing here decodes: a sample that has one would be another without it."""
 MOST_PICTURE_BYTES = 32 * 2**20
 MOST_JSON_BYTES = 4 * 2**20
 MOST_JSON_DEPTH = 32
@@ -93,6 +95,11 @@ class Group:
     @property
     def pictures(self) -> int:
         return sum(_suffix(member) in PICTURES for member in self.members)
+
+    @property
+    def said(self) -> bool:
+        """Its JSON is there."""
+        return any(_suffix(member) == ".json" for member in self.members)
 
 
 def read_sample(path: Path, offset: int, length: int) -> Sample:
@@ -174,8 +181,10 @@ def load(path: Path, file: BinaryIO, group: Group, with_pictures: bool = True) -
     key = group.key
     _bounded(path, group)
     pictures, names, meta = [], [], None
-    for member in sorted(group.members, key=lambda member: member.name):
+    for member in sorted(group.members, key=_in_time):
         suffix = _suffix(member)
+        if suffix in UNREAD:
+            raise DataError(f"{path}: {key}: {short(member.name)} is of a form that is not read; pictures are JPEG or PNG")
         if suffix == ".json":
             meta = _meta(path, key, contents(file, member))
         elif suffix in PICTURES:
@@ -275,6 +284,11 @@ def _key(member: Member) -> str:
     """webdataset's rule: the name up to the first dot after the last slash."""
     name = PurePosixPath(member.name)
     return str(name.parent / name.name.split(".", 1)[0]) if str(name.parent) != "." else name.name.split(".", 1)[0]
+
+
+def _in_time(member: Member) -> tuple[tuple[str, int], ...]:
+    """Orders frames by the numbers in their names, also where these have no zeros in front: 2 before 10."""
+    return tuple((letters, int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d{0,18})", member.name))
 
 
 def _suffix(member: Member) -> str:

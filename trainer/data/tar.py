@@ -19,6 +19,8 @@ REGULAR = (b"0", b"\0", b"7")
 PASSED_OVER = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Links, devices, folders, pipes: without data of their own."""
 POSIX = b"ustar\x0000"
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""How files begin that only sound like a tar."""
 
 
 class TarError(ValueError):
@@ -99,6 +101,9 @@ def _read(file: BinaryIO, at: int, count: int) -> bytes:
 
 def _checked_size(header: bytes, at: int) -> int:
     """The size field, after the header's own sum was found right."""
+    packed = next((how for magic, how in COMPRESSED.items() if at == 0 and header.startswith(magic)), "")
+    if packed:
+        raise TarError(f"it is compressed with {packed}, and shards are read in place: unpack it")
     told = _number(header[148:156], at, "checksum")
     if told != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
         raise TarError(f"at byte {at} is no tar header (its checksum is wrong)")

@@ -61,17 +61,21 @@ class Tokenizer:
 
     def chat(self, user: str, assistant: str) -> tuple[list[int], list[bool]]:
         """(ids, which of them are the assistant's turn); the turn ends with the end-of-turn token."""
-        head = self.prompt(user)
-        whole = self._tokens([*_asked(user), {"role": "assistant", "content": assistant}], add_generation_prompt=False)
-        if whole[: len(head)] != head:
-            raise DataError(f"tokenizer {self.name!r}: its chat template does not start a finished chat as it starts an open one")
+        asked, told = self._text(user), self._text(user, assistant)
+        head, whole = self.encode(asked), self.encode(told)
+        if whole[: len(head)] != head:  # line breaks that begin an answer can make one token with the prompt's last
+            whole = [*head, *self.encode(told.removeprefix(asked))]
+            if not told.startswith(asked):
+                raise DataError(
+                    f"tokenizer {self.name!r}: its chat template does not start a finished chat as it starts an open one"
+                )
         while len(whole) > len(head) and whole[-1] != self.eos_id and self.eos_id in whole[len(head) :]:
             whole.pop()  # templates like to end with a line break, which is nobody's to predict
         return whole, [False] * len(head) + [True] * (len(whole) - len(head))
 
     def prompt(self, user: str) -> list[int]:
         """The ids of a chat up to where the assistant's turn begins."""
-        return self._tokens(_asked(user), add_generation_prompt=True)
+        return self.encode(self._text(user))
 
     def sample(self, sample: Sample, source: str, kind: Kind) -> tuple[list[int], list[bool]]:
         """(ids, answer mask) of a sample's text, in any of the forms its JSON may have. Raises DataError naming the key."""
@@ -94,19 +98,20 @@ class Tokenizer:
         ids, mask = sample.meta["token_ids"], sample.meta.get("loss_mask")
         if not isinstance(ids, list) or not isinstance(mask, list) or len(ids) != len(mask) or not ids:
             raise DataError(f"{sample.key}: token_ids and loss_mask must be lists of one length, at least 1")
+        if not all(isinstance(value, int | float) and value in (0, 1) for value in mask):
+            raise DataError(f"{sample.key}: loss_mask has to say 0 or 1 of each token")
         if not all(isinstance(token, int) and 0 <= token < self.size for token in ids):
             raise DataError(
                 f"{sample.key}: token_ids are not all in 0..{self.size - 1}: made for another tokenizer than {self.name!r}"
             )
         return ids, [bool(value) for value in mask]
 
-    def _tokens(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
-        text = self._loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        return self.encode(text)
-
-
-def _asked(user: str) -> list[dict[str, str]]:
-    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": user}]
+    def _text(self, user: str, assistant: str | None = None) -> str:
+        """A chat in the template's words; without an answer up to where it begins."""
+        said = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": user}]
+        said += [] if assistant is None else [{"role": "assistant", "content": assistant}]
+        text: str = self._loaded.apply_chat_template(said, tokenize=False, add_generation_prompt=assistant is None)
+        return text
 
 
 def is_text(value: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -85,6 +85,16 @@ def weights_folder(place: str, name: str, cache: Path) -> Path:
             raise ConfigError(f"{place} = {name!r}: there is no such tiny model; there are {', '.join(kinds)}")
         return tiny_backbone(kinds[name], cache)
     return found_folder(f"{place} = {name!r}", name, "config.json", "*.safetensors")
+
+
+def find_weights(configs: Iterable[ModelConfig], cache: Path) -> None:
+    """Say at once what is missing, and make what is made here: before ranks meet, for then only rank 0 can save a model.
+
+    (`save_pretrained` writes nothing on the others, without a word.)
+    """
+    for config in configs:
+        weights_folder("model.vision", config.vision, cache)
+        weights_folder("model.language", config.language, cache)
 
 
 def _load_dino(folder: Path) -> Dinov2Model:

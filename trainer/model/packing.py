@@ -80,7 +80,8 @@ class Packed:
         """The same on `device`. A GPU copies from page-locked memory, so that nobody waits."""
 
         def move(tensor: Tensor) -> Tensor:
-            ready = tensor if device.type == "cpu" or tensor.is_pinned() else tensor.pin_memory()
+            here = tensor.device.type == "cpu" and device.type != "cpu" and not tensor.is_pinned()
+            ready = tensor.pin_memory() if here else tensor
             return ready.to(device, non_blocking=True)
 
         return self._each(move)

@@ -57,6 +57,7 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     "b-number": ([("b-number.json", chat("1", assistant=5))], "user 'what digit matches the cue ?' and answer 5 must be texts"),
     "b-half": ([("b-half.json", b'{"assistant": "\\ud83d"}')], "user 'Continue.' and answer '\\ud83d' must be texts"),
     "b-mask": ([("b-mask.json", b'{"token_ids": [1, 2], "loss_mask": [1]}')], "token_ids and loss_mask must be lists of"),
+    "b-weights": ([("b-weights.json", b'{"token_ids": [1, 2], "loss_mask": [1, 0.5]}')], "loss_mask has to say 0 or 1 of each"),
     "b-ids": ([("b-ids.json", b'{"token_ids": [9999], "loss_mask": [1]}')], "token_ids are not all in 0..82"),
     "b-silent": ([("b-silent.json", b'{"token_ids": [5], "loss_mask": [0]}')], "none of its 1 tokens is the answer's"),
     "b-one-sided": ([("b-one-sided.json", b'{"chosen_assistant": "red"}')], "chosen_assistant without a rejected_assistant"),

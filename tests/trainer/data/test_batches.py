@@ -1,6 +1,8 @@
 """Batches are the seed's alone, and hold what the manifest says."""
 
+import multiprocessing
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +120,25 @@ def test_batches_loaded_ahead_are_the_same(data: Data, workers: int) -> None:
     plan = [data.train.global_batch(step)[:4] for step in range(3)]
     for rows, batch in zip(plan, data.train.loaded(plan, workers), strict=True):
         assert same(batch, data.train.load(rows))
+
+
+def test_a_signal_to_all_processes_stops_no_batch(data: Data) -> None:
+    plan = [data.train.global_batch(step)[:4] for step in range(12)]
+    batches = data.train.loaded(plan, workers=2)
+    next(batches), next(batches)  # one of each process
+    workers = multiprocessing.active_children()
+    subprocess.run(["kill", "-TERM", *[str(worker.pid) for worker in workers]], check=True)
+    assert len(list(batches)) == 10
+
+
+def test_who_trains_can_end_its_loaders(data: Data) -> None:
+    batches = data.train.loaded([data.train.global_batch(step)[:4] for step in range(12)], workers=2)
+    next(batches), next(batches)
+    workers = multiprocessing.active_children()
+    for worker in workers:  # as the interpreter's end does it, after a crash
+        worker.terminate()
+        worker.join(10)
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_the_validation_set_comes_once_in_its_order(data: Data) -> None:

@@ -84,6 +84,16 @@ def test_one_key_twice_in_a_shard_is_bad_the_second_time(tmp_path: Path, tokeniz
     assert [bool(row["reason"]) for row in examine(path, tokenizer).to_pylist()] == [False, False, True]
 
 
+@pytest.mark.parametrize("first", [".json", ".jpg"])
+def test_a_sample_whose_members_are_scattered_is_no_text(tmp_path: Path, tokenizer: Tokenizer, first: str) -> None:
+    path = tmp_path / "a.tar"
+    write_tar(path, sorted(images(0, 3), key=lambda member: not member[0].endswith(first)))
+    rows = examine(path, tokenizer).to_pylist()
+    said = "the members of 'i000' do not stand together; write those of a sample one after another"
+    assert [row["reason"] for row in rows if row["key"] == "i000"].count(said) == 1
+    assert all(row["reason"] for row in rows)
+
+
 def test_it_stops_when_asked(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "a.tar"
     write_tar(path, GOOD)

@@ -10,6 +10,7 @@ import pytest
 from trainer.config import TrainConfig
 from trainer.data.open import open_data
 from trainer.data.shards import DataError
+from trainer.data.tokenizer import write_tiny_tokenizer
 
 
 def test_training_and_validation_share_neither_key_nor_content(config: TrainConfig, world: tuple[Path, Path]) -> None:
@@ -41,6 +42,20 @@ def test_the_manifest_counts_frames_and_tokens(config: TrainConfig, world: tuple
     assert (samples.manifest.tokens == samples.text_tokens()).all()
     video = samples.manifest.kinds.index("video")
     assert (samples.manifest.frames[video], samples.text_tokens()[video]) == (6, 16)
+
+
+def test_another_tokenizer_of_the_same_name_reads_the_texts_anew(
+    config: TrainConfig, world: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "language"
+    write_tiny_tokenizer(folder)
+    its = replace(config, model=replace(config.model, language=str(folder)))
+    before = open_data(its, 42, world[1]).train.samples.texts.of(0)[0].tolist()
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("{{", "{{ bos_token + ' ' }}{{", 1))
+    after = open_data(its, 42, world[1]).train.samples.texts.of(0)[0].tolist()
+    assert after == open_data(its, 42, tmp_path / "cache").train.samples.texts.of(0)[0].tolist()
+    assert after != before
 
 
 def test_answers_and_targets_are_those_of_the_shards(config: TrainConfig, world: tuple[Path, Path]) -> None:

@@ -58,6 +58,11 @@ def test_a_png_keeps_its_pixels_and_loses_its_transparency() -> None:
     assert (rgb(png(image), "") == NOISE).all()
 
 
+def test_sixteen_bits_of_grey_become_eight() -> None:
+    grey = np.arange(60 * 50, dtype=np.uint16).reshape(60, 50) * 20
+    assert (rgb(png(Image.fromarray(grey)), "") == (grey >> 8)[..., None]).all()
+
+
 def png_of(width: int, height: int) -> bytes:
     """A PNG that says it is this big; a few bytes long."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)

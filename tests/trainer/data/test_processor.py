@@ -111,6 +111,8 @@ def test_without_a_question_a_description_is_asked_for(chatml: Tokenizer) -> Non
         ("nowhere.jpg", "hello", "frame 0 of sample 0: there is no file 'nowhere.jpg'"),
         (b"no picture", "hello", "frame 0 of sample 0: a picture cannot be decoded (it is no whole JPEG or PNG)"),
         (np.zeros((8, 8)), "hello", "an array of shape (8, 8) and type float64; it must be [H, W, 3] of uint8"),
+        (np.zeros((0, 8, 3), np.uint8), "hello", "an array of shape (0, 8, 3) and type uint8; it must be [H, W, 3]"),
+        (5, "hello", "a clip must be a list of pictures, at least one, not int"),
         ([], "hello", "a clip must be a list of pictures, at least one, not list of 0"),
         ([[b""], [b""]], "hello", "for a batch, give `text` as a list as well"),
         ([None], ["hello", "a"], "2 texts for 1 samples of images"),

@@ -102,6 +102,11 @@ def test_the_content_hash_ignores_key_and_place_but_not_text_or_pictures(tmp_pat
         ([("x.json", said(CHAT | {"frame_count": 7}))], "x: frame_count is 7, but the shard has 0 pictures of it"),
         ([("x.json", said(CHAT | {"source": "s" * 2000}))], "x: source is 'sss"),
         ([("k" * 1001 + ".json", said(CHAT))], "'kkk"),
+        (
+            [("x.json", said(CHAT)), ("x.webp", JPEG)],
+            "x: 'x.webp' is of a form that is not read; pictures are JPEG or PNG",
+        ),
+        ([("x.MP4", b""), ("x.json", said(CHAT))], "x: 'x.MP4' is of a form that is not read"),
         ([(".json", said(CHAT))], "'' at byte 0 is no key: UTF-8 of 1 to 1000 characters is"),
         ([(f"x.{i}.txt", b"") for i in range(MOST_MEMBERS + 5)], f"x: {(MOST_MEMBERS + 5) * 512} bytes and 1101 files or more"),
     ],
@@ -110,6 +115,14 @@ def test_a_bad_sample_is_told_by_shard_and_key(tmp_path: Path, members: list[tup
     path = tar_of(tmp_path / "bad.tar", members)
     with pytest.raises(DataError, match="^" + re.escape(f"{path}: {message}")):
         list(index(path))
+
+
+@pytest.mark.parametrize("digits", [1, 3])
+def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path, digits: int) -> None:
+    frames = [(f"x.{number:0{digits}d}.jpg", JPEG + bytes([number])) for number in (0, 10, 2, 11, 1)]
+    path = tar_of(tmp_path / "a.tar", [("x.json", said(CHAT)), *frames])
+    (entry,) = index(path)
+    assert [picture[-1] for picture in read_sample(path, entry.offset, entry.length).pictures] == [0, 1, 2, 10, 11]
 
 
 def test_two_samples_of_one_key_are_refused(tmp_path: Path) -> None:

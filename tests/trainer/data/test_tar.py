@@ -1,5 +1,6 @@
 """The walk over a tar finds what Python's tarfile finds, and stops at what it cannot trust."""
 
+import gzip
 import io
 import re
 import tarfile
@@ -70,6 +71,7 @@ BIG = (124, b"\x80" + (2**40).to_bytes(11, "big"))
 HOSTILE = {
     "no tar at all": (b"hello" * 300, "at byte 0 is no tar header"),
     "a header that was changed": (b"y" + X[1:], "at byte 0 is no tar header (its checksum is wrong)"),
+    "a tar that was packed": (gzip.compress(X) + bytes(BLOCK), "it is compressed with gzip, and shards are read in place"),
     "a size of a terabyte": (with_header(X, size=BIG), "at byte 0 'x.json' is cut: 1099511627776 bytes"),
     "a size below nothing": (with_header(X, size=(124, b"\xff" * 12)), "at byte 0 is no tar header (its size"),
     "a size that is no number": (with_header(X, size=(124, b"-0000000077")), "at byte 0 is no tar header (its size"),

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Fast
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
+from tests.trainer.data.conftest import CHATML
 from trainer.data.relay_texts import RELAY
 from trainer.data.shards import DataError, Sample
 from trainer.data.tokenizer import Tokenizer, load_tokenizer
@@ -30,6 +37,22 @@ def test_a_real_template_gets_our_system_prompt_and_ends_with_the_end_of_the_tur
     assert told.endswith("a cat <end>")
     assert read(chatml, [token for token, its in zip(ids, answer, strict=True) if its]) == "a cat <end>"
     assert chatml.pad_id == chatml.eos_id
+
+
+def test_an_answer_may_begin_with_line_breaks(tmp_path: Path) -> None:
+    """Which a byte-level tokenizer makes one token of, with the one that ends the prompt."""
+    template = CHATML.replace("{{ m['role'] }} ", "{{ m['role'] }}\n").replace("assistant {%", "assistant\n{%")
+    fast = Fast(BPE())
+    fast.pre_tokenizer, fast.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    trained = BpeTrainer(show_progress=False, special_tokens=["<start>", "<end>"], initial_alphabet=ByteLevel.alphabet())
+    fast.train_from_iterator(["a\n\n\n\n\n\nb"] * 9, trained)
+    PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<end>", chat_template=template).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path), tmp_path)
+    assert len(tokenizer.encode("\n\n\nb")) < len("\n\n\nb")
+    for answer in ("a", "\na", "\n\na", "\n\n\na"):
+        ids, mask = tokenizer.chat("hello", answer)
+        assert ids[: mask.index(True)] == tokenizer.prompt("hello")
+        assert tokenizer._loaded.decode([token for token, its in zip(ids, mask, strict=True) if its]) == f"{answer} <end>"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from tests.trainer.conftest import small_batch
@@ -51,3 +54,17 @@ def test_without_targets_everything_else_stays() -> None:
     nothing = packed.without_targets()
     assert nothing.supervised == 0
     assert nothing.places == packed.places
+
+
+def test_what_lies_on_the_device_already_is_not_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user of a GPU has it who moves what the processor made: only memory of the host can be page-locked."""
+    pinned: list[str] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.device.type)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batch, there = small_batch([2, 1], [3, 3]), torch.device("meta")
+    pack(replace(batch, frames=batch.frames.to(there)), 1, there)
+    assert set(pinned) == {"cpu"}
