@@ -42,6 +42,8 @@ _LINE_END = re.compile(rb"[\r\n]")
 _STOPPED, _NOT_READ = 143, 2
 _LOOK_S = 0.5
 _AT_ONCE = 65536
+_LEFT_BEHIND_S = 10.0
+"""How long what a script left behind may be silent, once it has ended, before nobody waits for it."""
 
 
 def said_of(study: Study) -> dict[str, Any]:
@@ -160,13 +162,18 @@ def _attend(script: subprocess.Popen[bytes], read: Callable[[str], None], look: 
     """
     assert script.stdout is not None
     output, rest, look_at = script.stdout.fileno(), bytearray(), 0.0
-    is_open = True
+    is_open, heard_at = True, time.monotonic()
     while is_open or script.poll() is None:
+        if script.poll() is None:
+            heard_at = time.monotonic()
+        elif time.monotonic() - heard_at > _LEFT_BEHIND_S:
+            print(f"the script has ended; a process that it left behind holds its output and was silent for {_LEFT_BEHIND_S:g} s")
+            break
         if not is_open:
             time.sleep(_LOOK_S)
         elif select.select([output], [], [], _LOOK_S)[0]:
             fresh = os.read(output, _AT_ONCE)
-            is_open = bool(fresh)
+            is_open, heard_at = bool(fresh), time.monotonic()
             sys.stdout.buffer.write(fresh)
             sys.stdout.buffer.flush()
             rest += fresh
@@ -225,7 +232,7 @@ def _text(value: object) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m ablate.command FOLDER")
     try:
         sys.exit(run(Path(sys.argv[1])))

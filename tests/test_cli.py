@@ -446,6 +446,31 @@ def test_a_command_that_is_not_told_its_seed_is_noted(folder: Path, ablate: Any,
     assert checked["counts"]["flag"] == len(flags) + told
 
 
+UNSAID = "the trainer's command does not hand on "
+
+
+@pytest.mark.parametrize(
+    ("command", "script", "told"),
+    [
+        ("{python} train.py --seed={seed}", "", True),
+        ("{python} train.py {folder} --seed={seed}", "", True),
+        ("{python} train.py {--key=value} --seed={seed}", "", False),
+        ("{python} train.py {folder} --seed={seed}", "json.load(open(sys.argv[1] + '/config.json'))['settings']", False),
+    ],
+)
+def test_a_command_that_hands_no_settings_on_is_noted(folder: Path, ablate: Any, command: str, script: str, told: bool) -> None:
+    (folder / "runs.toml").write_text(STUDY.replace("{python} train.py {folder}", command))
+    (folder / "train.py").write_text(f"# {script}")
+    notes = ablate("plan", "--json").document["notes"]
+    assert [note.startswith(UNSAID) for note in notes].count(True) == told
+
+
+@pytest.mark.parametrize("words", [("lock", "--lift"), ("decide", "sweep1", "--take", "F2"), ("launch",)])
+def test_the_dots_of_a_hint_are_no_reason(ablate: Any, words: tuple[str, ...]) -> None:
+    said = ablate(*words, "--because", "…")
+    assert (said.code, "in place of the …" in said.err) == (2, True)
+
+
 # ---------------------------------------------------------------- launch
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ablate import command as door
 from ablate.command import flat, render
 from ablate.desk import Desk, open_desk
 from ablate.launching import crew
@@ -364,3 +365,16 @@ def test_a_large_log_is_kept_and_told(tmp_path: Path, monkeypatch: pytest.Monkey
     log = desk.folders.log(record.job, 1)
     assert (record.state, log.stat().st_size) == ("done", 3 * 2**20 + 1)
     assert witness.of("note") == [f"{record.job}: its log has 3 MiB, and all of it is kept: {log}"]
+
+
+def test_what_a_script_leaves_behind_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "_LEFT_BEHIND_S", 0.2)
+    leaves = "import subprocess; print('loss 1', flush=True); subprocess.Popen(['sleep', '60'])"
+    script = subprocess.Popen([sys.executable, "-c", leaves], stdout=subprocess.PIPE, start_new_session=True)
+    read: list[str] = []
+    try:
+        door._attend(script, read.append, lambda _: None)
+        assert read == ["loss 1"]
+        assert script.poll() == 0
+    finally:
+        os.killpg(script.pid, signal.SIGKILL)

@@ -97,6 +97,15 @@ def test_a_study_whose_pattern_would_pass_nan_by_is_refused_when_it_is_read(tmp_
     assert told in str(refused.value).splitlines()[0]
 
 
+def test_a_metric_that_no_group_reads_is_refused_when_the_study_is_read(tmp_path: Path) -> None:
+    path, first = tmp_path / "runs.toml", (REPOSITORY / "ablate/runs_toml/init.toml").read_text()
+    path.write_text(first.replace("val_loss = { better", "val_acc = { better = 'higher', margin = 0.01 }\nval_loss = { better"))
+    with pytest.raises(UserError) as refused:
+        read_study(path)
+    told = r"metric val_acc is not read: study.trainer.metrics.stdout has groups for val_loss; write (?P<val_acc>\S+)"
+    assert told in str(refused.value).splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("file", "line"), [("ablate/runs_toml/init.toml", "step 1: val loss"), ("examples/unrelated/runs.toml", "tree 1: accuracy")]
 )

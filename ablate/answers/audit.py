@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ablate.answers.compare import formulas, samples_of, says
+from ablate.answers.decide import to_turn
 from ablate.answers.document import Answer, command, head, plain
 from ablate.audit import Finding, audit, examine
 from ablate.desk import Desk
@@ -20,7 +21,7 @@ def explained(desk: Desk, sweeps: Sequence[str]) -> Answer:
     trees = [name for name, tree in desk.study.trees.items() if not sweeps or tree.sweep in sweeps]
     plan, taken = desk.plan(), desk.store.decisions()
     found = [examine(desk, plan, taken[name]) for name in trees if name in taken]
-    shown = [_finding(one) | {"comparisons": _behind(desk, plan, one)} for one in found]
+    shown = [_finding(desk, one) | {"comparisons": _behind(desk, plan, one)} for one in found]
     used = [comparison for one in shown for comparison in one["comparisons"]]
     return plain(
         {
@@ -37,8 +38,8 @@ def explained(desk: Desk, sweeps: Sequence[str]) -> Answer:
 def audited(desk: Desk) -> Answer:
     """Every standing decision and the lock, taken again; `fell` names what does not follow any more."""
     found = audit(desk)
-    decisions = [_finding(one) for one in found if isinstance(one.record, DecisionRecord)]
-    locks = [_finding(one) for one in found if isinstance(one.record, LockRecord)]
+    decisions = [_finding(desk, one) for one in found if isinstance(one.record, DecisionRecord)]
+    locks = [_finding(desk, one) for one in found if isinstance(one.record, LockRecord)]
     off = [one.name for one in found if one.verdict != "follows"]
     return plain(
         {
@@ -54,7 +55,7 @@ def audited(desk: Desk) -> Answer:
     )
 
 
-def _finding(one: Finding) -> Answer:
+def _finding(desk: Desk, one: Finding) -> Answer:
     """What was taken, what follows from the rows, what is off."""
     record, again = one.record, one.again
     shared = {"name": one.name, "verdict": one.verdict, "problems": list(one.problems), "at": record.at}
@@ -73,8 +74,14 @@ def _finding(one: Finding) -> Answer:
         "labels": sorted({label for of in record.comparisons for label in of.get("labels", ())}),
         "tree_hash": record.tree_hash,
         "again": {"took": again.took, "line": again.line} if isinstance(again, DecisionRecord) else None,
-        "today": {"took": one.today.took, "line": one.today.line, "status": one.today.status} if one.today else None,
+        "today": _today(desk, one.today) if one.today else None,
     }
+
+
+def _today(desk: Desk, today: DecisionRecord) -> Answer:
+    """What all that is known now says, and what a person types to have it recorded."""
+    turn = to_turn(desk, today.sweep, desk.store.lock() is not None)
+    return {"took": today.took, "line": today.line, "status": today.status, "turn": turn}
 
 
 def _behind(desk: Desk, plan: Plan, one: Finding) -> list[Answer]:

@@ -92,6 +92,35 @@ def _judged(desk: Desk, made: DecisionRecord, before: DecisionRecord | None, aft
     }
 
 
+def to_turn(desk: Desk, sweep: str, locked: bool) -> str:
+    """What a person types to have a sweep's decisions taken anew."""
+    anew = f"`{command(desk, 'decide', sweep, '--anew')}`"
+    return f"`{command(desk, 'lock', '--lift', '--because', '…')}`, then {anew}" if locked else anew
+
+
+def otherwise_today(desk: Desk) -> list[str]:
+    """A line per decision that stands and would say something else with all that is known today; nothing is recorded."""
+    from ablate import evidence
+    from ablate.deciding.turned import turned_because
+
+    standing, locked = desk.store.decisions(), desk.store.lock() is not None
+    judged = evidence.decide(desk, utc_now(), keep_standing=True, keep_record=False)
+    lines = []
+    for today in (made for answer in judged.values() for made in answer.decisions if made.status != "waiting"):
+        made = standing.get(today.name)
+        if made is None or made.status == "overruled" or (made.status, made.took) == (today.status, today.took):
+            continue
+        lines.append(
+            f"{made.name} took {_took(made)}, at {made.at}; with all that is known today it would take {_took(today)}, because "
+            f"{turned_because(today, made)}. It stands until a person has it taken anew: {to_turn(desk, made.sweep, locked)}"
+        )
+    return lines
+
+
+def _took(made: DecisionRecord) -> str:
+    return f"{made.took or made.status} ({made.line})" if made.line else made.took or made.status
+
+
 def _pair(one: Mapping[str, Any]) -> tuple[str, str, str]:
     return one["a"], one["b"], one["metric"]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ablate.answers.books import Books, is_maybe
-from ablate.answers.decide import decisions_of, stale_things
+from ablate.answers.decide import decisions_of, otherwise_today, stale_things
 from ablate.answers.document import Answer, at, command, head, plain
 from ablate.answers.lock import lock_document
 from ablate.answers.next_step import after_plan, next_for, overruling
@@ -92,6 +92,7 @@ def _progress(job: PlannedJob, progress: Progress) -> Answer:
         "loss": progress.loss,
         "elapsed_s": progress.elapsed_s,
         "eta_s": progress.eta_s,
+        "measured": asdict(progress.measured) if progress.measured else None,
     }
 
 
@@ -111,6 +112,7 @@ def outcome(desk: Desk, end: Outcome) -> Answer:
             "over_budget": end.over_budget,
             **books.spent(end.plan),
             "decisions": decisions_of(desk, end.plan),
+            "today": otherwise_today(desk),
             "stale": stale_things(desk, end.plan, held),
             "lock": lock_document(desk, held) if held else None,
             "next": _next_after_launch(desk, end, failed),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ablate.answers.decide import decisions_of
+from ablate.answers.decide import decisions_of, otherwise_today
 from ablate.answers.document import Answer, command, count, head, plain
 from ablate.answers.next_step import overruling
 from ablate.clock import utc_now
 from ablate.desk import Desk
 from ablate.launching import collect
+from ablate.planning.freeze import changes, content_hash, frozen_content
 from ablate.planning.search import is_search
 from ablate.planning.states import STARTABLE
 from ablate.study import ENDED, IMPORTED, UserError
@@ -30,11 +31,12 @@ def lock(desk: Desk) -> Answer:
                 "locked": False,
                 "reasons": made.reasons,
                 "decisions": decisions_of(desk, planned),
+                "today": otherwise_today(desk),
                 "next": command(desk, *(overruling(desk.study, planned) or ("launch",))),
             }
         )
     evidence.confirm(desk, utc_now())
-    return plain(lock_document(desk, desk.store.lock() or made))
+    return plain({**lock_document(desk, desk.store.lock() or made), "today": otherwise_today(desk)})
 
 
 def lift(desk: Desk, because: str) -> Answer:
@@ -51,6 +53,8 @@ def lift(desk: Desk, because: str) -> Answer:
             "locked": False,
             "lifted_because": because.strip(),
             "reasons": [],
+            "notes": [],
+            "today": [],
             "next": command(desk, "plan"),
         }
     )
@@ -74,8 +78,29 @@ def lock_document(desk: Desk, held: LockRecord) -> Answer:
         "searches": {record.name: record.because for record in _searches_of(desk, held)},
         "lifted_at": held.lifted_at,
         "lifted_because": held.lifted_because,
+        "notes": moved_notes(desk, held),
         "next": _next_after_lock(desk, held),
     }
+
+
+def moved_notes(desk: Desk, held: LockRecord | None) -> list[str]:
+    """What the file says otherwise than when the lock was made, of what is frozen. The seeds that confirm the lock may change."""
+    frozen = desk.store.frozen()
+    if held is None or held.lifted_at or frozen is None:
+        return []
+    content = frozen_content(desk.study)
+    accepted = [each for each in desk.store.deviations() if each.at <= held.at]
+    if content_hash(content) in {frozen.hash, *(each.hash for each in accepted)}:
+        return []
+    then = accepted[-1].changes if accepted else ()
+    now = [edit for edit in changes(frozen.content, content) if not edit.startswith("confirm")]
+    moved = [edit for edit in now if edit not in then] or [f"taken back: {edit}" for edit in then if edit not in now]
+    if not moved:
+        return []
+    return [
+        f"{desk.study.path.name} has moved from what the lock was made with: {'; '.join(moved)}. "
+        f"Only `{command(desk, 'lock', '--lift', '--because', '…')}` takes it up"
+    ]
 
 
 def _searches_of(desk: Desk, held: LockRecord) -> list[DecisionRecord]:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from ablate.answers.books import Books, is_maybe
 from ablate.answers.decide import stale_things
 from ablate.answers.document import Answer, command, head, plain, some, were
-from ablate.answers.lock import confirmation
+from ablate.answers.lock import confirmation, moved_notes
 from ablate.answers.next_step import after_plan, person_notes
 from ablate.desk import Desk
-from ablate.launching.provenance import code_hash, seed_note
+from ablate.launching.provenance import code_hash, seed_note, settings_note
 from ablate.launching.snapshot import snapshots
 from ablate.planning.plan import Plan
 from ablate.planning.plan_diff import plan_diff
@@ -38,7 +38,7 @@ def plan(desk: Desk, block: str = "", gpus: int | None = None) -> Answer:
             "stale": stale_things(desk, planned, held),
             "locked": held is not None and not held.lifted_at,
             "confirmation": confirmation(desk, held) if held else None,
-            "notes": [*person_notes(desk, planned), *_notes(desk, planned, books)],
+            "notes": [*moved_notes(desk, held), *person_notes(desk, planned), *_notes(desk, planned, books)],
             "next": after_plan(desk, planned, shown, block, held) if trainer_is_here(desk.study) else command(desk, "check"),
         }
     )
@@ -63,10 +63,12 @@ def changes(desk: Desk, old: Study) -> Answer:
             "kept": [books.row(job) for job in found.kept],
             "new": [books.row(job) for job in found.new],
             "stale": [{**books.row(now), "old_key": was.key, "lost_gpu_hours": books.booked(was)} for was, now in found.stale],
+            "reopened": [{**books.row(now), "old_key": was.key} for was, now in found.reopened],
             "orphaned": [books.row(job) for job in found.orphaned],
             "dropped": [books.row(job) for job in found.dropped],
             "edits": found.edits,
             "deviates": bool(found.edits) and desk.store.frozen() is not None,
+            "locked": desk.store.lock() is not None,
             "left_gpu_hours": left,
             "left_cost": left * price,
             "left_gpu_hours_before": left_before,
@@ -114,4 +116,4 @@ def _notes(desk: Desk, planned: Plan, books: Books) -> list[str]:
         notes.append(
             f"{some(planned.orphans)}: results that the file and the decisions of today no longer ask for; kept, not used"
         )
-    return [*notes, *filter(None, [seed_note(desk.study)])]
+    return [*notes, *filter(None, [settings_note(desk.study), seed_note(desk.study)])]

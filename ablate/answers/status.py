@@ -8,17 +8,16 @@ from dataclasses import asdict
 
 from ablate.answers.books import Books, is_maybe
 from ablate.answers.decide import decisions_of, stale_things
-from ablate.answers.document import Answer, at, command, head, plain, some
-from ablate.answers.lock import confirmation
+from ablate.answers.document import Answer, at, command, head, plain, some, were
+from ablate.answers.lock import confirmation, moved_notes
 from ablate.answers.next_step import after_plan, person_notes
 from ablate.clock import utc_now
 from ablate.desk import Desk
 from ablate.folders import JOB
-from ablate.planning.plan import PlannedJob
+from ablate.launching import watch
+from ablate.planning.plan import Plan, PlannedJob
 from ablate.study import ENDED
 
-WATCHED = ("progress", "samples", "loss")
-"""Metrics a running job is followed by."""
 LARGE_LOG_GIB = 1.0
 """A log of a running job above this is told, before it fills the disk."""
 
@@ -29,7 +28,7 @@ def status(desk: Desk) -> Answer:
     books = Books(desk)
     counted = [job for job in planned.jobs if not is_maybe(job)]
     running = [job for job in counted if job.state == "running"]
-    latest = desk.store.latest([job.key for job in running if job.key], WATCHED)
+    latest = watch.latest(desk, [job.key for job in running if job.key])
     held, lease = desk.store.lock(), desk.store.lease()
     layout = books.totals(planned, planned.jobs, None)
     return plain(
@@ -37,7 +36,7 @@ def status(desk: Desk) -> Answer:
             **head(desk),
             "at": utc_now(),
             "states": Counter(job.state for job in counted),
-            "running": [_running(job, books, latest.get(job.key or "", {})) for job in running],
+            "running": [_running(desk, job, books, latest.get(job.key or "", {})) for job in running],
             "ended": _ended(desk, books, [job for job in counted if job.state in ENDED]),
             "failed": [
                 {"id": job.id, "reason": job.reason, "failure": books.failure(job)} for job in counted if job.state == "failed"
@@ -51,7 +50,13 @@ def status(desk: Desk) -> Answer:
             "gpus": layout["gpus"],
             "decisions": decisions_of(desk, planned),
             "stale": stale_things(desk, planned, held),
-            "notes": [*person_notes(desk, planned), *_log_notes(desk, running), *_folder_notes(desk, books.attempts)],
+            "notes": [
+                *moved_notes(desk, held),
+                *(_noise_notes(desk, planned, books) if held else ()),
+                *person_notes(desk, planned),
+                *_log_notes(desk, running),
+                *_folder_notes(desk, books.attempts),
+            ],
             "launching": {**asdict(lease), "gone": books.dead_since is not None} if lease else None,
             "lock": {"hash": held.hash, "at": held.at, "provisional": held.provisional, "confirmation": confirmation(desk, held)}
             if held and not held.lifted_at
@@ -63,10 +68,11 @@ def status(desk: Desk) -> Answer:
     )
 
 
-def _running(job: PlannedJob, books: Books, latest: Mapping[str, tuple[int, float]]) -> Answer:
+def _running(desk: Desk, job: PlannedJob, books: Books, latest: watch.Latest) -> Answer:
     """A running job, by the last numbers it wrote."""
     elapsed = books.running_hours(job) * 3600
     fraction = latest["progress"][1] if "progress" in latest else None
+    measured = watch.measured(desk, latest)
     return {
         "id": job.id,
         "change": job.change,
@@ -76,6 +82,7 @@ def _running(job: PlannedJob, books: Books, latest: Mapping[str, tuple[int, floa
         "loss": latest["loss"][1] if "loss" in latest else None,
         "elapsed_s": elapsed,
         "eta_s": elapsed * (1 - fraction) / fraction if fraction else None,
+        "measured": asdict(measured) if measured else None,
     }
 
 
@@ -104,6 +111,20 @@ def _reasons(jobs: Iterable[PlannedJob]) -> list[Answer]:
     for job in jobs:
         found.setdefault(job.reason, []).append(job.id)
     return [{"reason": reason, "jobs": ids} for reason, ids in found.items()]
+
+
+def _noise_notes(desk: Desk, planned: Plan, books: Books) -> Iterator[str]:
+    """Decisions older than results from which noise is known better; what they would say today takes statistics: see audit."""
+    seeds = Counter(job.run for job in planned.jobs if job.state == "done" and not (job.confirms or job.trial))
+    ends = [books.tried(job)[-1].ended_at for job in planned.jobs if job.state == "done" and seeds[job.run] > 1]
+    newest = max(filter(None, ends), default="")
+    made = [planned.decisions[name] for name in desk.study.trees if name in planned.decisions]
+    before = [one.name for one in made if one.status == "decided" and one.comparisons and one.at < newest]
+    if before:
+        yield (
+            f"{some(before)} {were(before)} taken before seeds had ended from which noise is known better now; whether other "
+            f"lines would be taken today: {command(desk, 'audit')}"
+        )
 
 
 def _log_notes(desk: Desk, running: Sequence[PlannedJob]) -> Iterator[str]:

@@ -107,3 +107,10 @@ def _hint(name: str, known: list[str], what: str) -> str:
 
     guesses = near(name, known)
     return f" Did you mean {quoted(guesses)}?" if guesses else f" {what}: {', '.join(known) or 'none'}"
+
+
+def a_reason(said: str) -> str:
+    """What --because says: words that mean something when they are read later."""
+    if said.strip() in ("…", "..."):
+        raise UserError("--because takes your reason, in place of the …: it is kept, and read by who asks why")
+    return said

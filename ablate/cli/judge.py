@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ablate.cli import completion
-from ablate.cli.arguments import HERE, Json, Profile, StudyFile, changing, looking, sweep_named
+from ablate.cli.arguments import HERE, Json, Profile, StudyFile, a_reason, changing, looking, sweep_named
 from ablate.cli.output import out
 from ablate.study import UserError
 
@@ -21,7 +21,7 @@ def decide(
         str, typer.Option("--take", help="Overrule the tree: the run to take.", metavar="RUN", autocompletion=completion.run)
     ] = "",
     tree: Annotated[str, typer.Option("--tree", help="Which tree to overrule, where the sweep has several.")] = "",
-    because: Annotated[str, typer.Option("--because", help="Your reason, kept with the decision.")] = "",
+    because: Annotated[str, typer.Option("--because", help="Your reason, kept with the decision.", callback=a_reason)] = "",
     explain: Annotated[
         bool, typer.Option("--explain", help="Take what was decided again from the rows, and show all behind it; record nothing.")
     ] = False,
@@ -107,7 +107,7 @@ def audit(study: StudyFile = HERE, profile: Profile = "", as_json: Json = False)
 
 def lock(
     lift: Annotated[bool, typer.Option("--lift", help="Unlock, so that the study may go on.")] = False,
-    because: Annotated[str, typer.Option("--because", help="Your reason, kept with the lock.")] = "",
+    because: Annotated[str, typer.Option("--because", help="Your reason, kept with the lock.", callback=a_reason)] = "",
     study: StudyFile = HERE,
     profile: Profile = "",
     as_json: Json = False,

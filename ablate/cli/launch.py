@@ -18,6 +18,7 @@ from ablate.cli.arguments import (
     Json,
     Profile,
     StudyFile,
+    a_reason,
     block_named,
     changing,
     jobs_named,
@@ -46,7 +47,9 @@ def launch(
     max_cost: Annotated[
         float | None, typer.Option("--max-cost", help="Start nothing that would bring the study above this many USD.", min=0)
     ] = None,
-    because: Annotated[str, typer.Option("--because", help="Reason for an edit of what was frozen at the first launch.")] = "",
+    because: Annotated[
+        str, typer.Option("--because", help="Reason for an edit of what was frozen at the first launch.", callback=a_reason)
+    ] = "",
     abandon: Annotated[bool, typer.Option("--abandon", help="Give up attempts on a cluster that is gone for good.")] = False,
     redo_stale: Annotated[
         bool, typer.Option("--redo-stale", help="Train anew what rests on a decision that says something else now.")

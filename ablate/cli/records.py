@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.cli.arguments import HERE, Json, Profile, StudyFile, looking, read
+from ablate.cli.arguments import HERE, Json, Profile, StudyFile, a_reason, looking, read
 from ablate.cli.output import out
 
 
@@ -41,7 +41,9 @@ def import_results(
     place: Annotated[
         str, typer.Option("--from", help="Which study of an ablate database, where it holds several.", metavar="STUDY/PROFILE")
     ] = "",
-    because: Annotated[str, typer.Option("--because", help="Reason for an edit of what was frozen before.")] = "",
+    because: Annotated[
+        str, typer.Option("--because", help="Reason for an edit of what was frozen before.", callback=a_reason)
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be imported, write nothing.")] = False,
     study: StudyFile = HERE,
     profile: Profile = "",

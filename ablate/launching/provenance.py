@@ -7,6 +7,7 @@ import importlib.machinery
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablate.conditions import listed
 from ablate.launching.imports import beside, place_of, python_files
 from ablate.study import Study, UserError
 
@@ -80,12 +82,37 @@ def seed_note(study: Study) -> str:
     command, most = study.trainer.command, max(map(len, study.seeds.values()))
     if not command or most < 2 or "{seed}" in command:
         return ""
-    if "{folder}" in command and any(b"config.json" in path.read_bytes() for path, _ in _sources(study)):
+    if _reads_config(study):
         return ""
     return (
         f"the trainer's command does not say {{seed}}: nothing tells the {most} jobs of a run apart. Add --seed={{seed}}, or "
         "have the script read `seed` in {folder}/config.json"
     )
+
+
+def settings_note(study: Study) -> str:
+    """Settings that rows change and the command hands on in no form: nothing tells such rows apart; "" if there are none.
+
+    The script may read them itself: config.json in {folder} has `settings`.
+    """
+    command = study.trainer.command
+    if not command or "{--key=value}" in command or _reads_config(study):
+        return ""
+    changes = [*(run.changes for run in study.runs.values()), *(start.changes for start in study.starts.values())]
+    spaces = [run.search.space for run in study.runs.values() if run.search]
+    swept = dict.fromkeys(name for names in (*changes, *spaces) for name in names)
+    said = set(re.findall(r"\{([^{}\s]+)\}", command))
+    lost = [name for name in swept if name not in said and not any(name.startswith(f"{table}.") for table in said)]
+    if not lost:
+        return ""
+    return (
+        f"the trainer's command does not hand on {listed(lost)}, which rows change: what changes nothing else trains the same. "
+        f"Add {{--key=value}}, or --{lost[0]}={{{lost[0]}}}, or have the script read `settings` in {{folder}}/config.json"
+    )
+
+
+def _reads_config(study: Study) -> bool:
+    return "{folder}" in study.trainer.command and any(b"config.json" in path.read_bytes() for path, _ in _sources(study))
 
 
 def siblings(study: Study) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""What an edit of the study's file does to its jobs: kept, new, stale, orphaned, dropped. Pure."""
+"""What an edit of the study's file does to its jobs: kept, new, stale, reopened, orphaned, dropped. Pure."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class PlanDiff:
     """Asked for by the new file only."""
     stale: tuple[tuple[PlannedJob, PlannedJob], ...]
     """(old, new) of one run and seed whose settings differ now: the old one was begun, and is not used any more."""
+    reopened: tuple[tuple[PlannedJob, PlannedJob], ...]
+    """(old, new) of one run and seed, not edited, while a decision it starts from is open again; the old one was begun."""
     orphaned: tuple[PlannedJob, ...]
     """Begun under the old file; the new one asks for no job of that run and seed."""
     dropped: tuple[PlannedJob, ...]
@@ -34,16 +36,22 @@ def plan_diff(old_study: Study, old: Plan, study: Study, plan: Plan, begun: Coll
     named = {job.id: job for job in plan.jobs}
     gone = [job for identity, job in before.items() if identity not in after]
     started = [job for job in gone if job.key in begun]
-    stale = tuple((job, named[job.id]) for job in started if job.id in named)
-    replaced = {new.id for _, new in stale}
+    again = [(job, named[job.id]) for job in started if job.id in named]
+    replaced = {new.id for _, new in again}
     return PlanDiff(
         kept=tuple(job for identity, job in after.items() if identity in before),
         new=tuple(job for identity, job in after.items() if identity not in before and job.id not in replaced),
-        stale=stale,
+        stale=tuple(pair for pair in again if not _reopened(*pair)),
+        reopened=tuple(pair for pair in again if _reopened(*pair)),
         orphaned=tuple(job for job in started if job.id not in named),
         dropped=tuple(job for job in gone if job.key not in begun),
         edits=changes(frozen_content(old_study), frozen_content(study)),
     )
+
+
+def _reopened(old: PlannedJob, new: PlannedJob) -> bool:
+    """Whether nothing of the job itself was edited: its settings are not known until a decision is made again."""
+    return new.key is None and new.change == old.change
 
 
 def _identity(job: PlannedJob) -> tuple[str, str]:

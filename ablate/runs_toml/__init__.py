@@ -12,7 +12,7 @@ from pathlib import Path
 from ablate.runs_toml.blocks import read_blocks, read_figures
 from ablate.runs_toml.file import open_file
 from ablate.runs_toml.lock import read_confirm, read_lock
-from ablate.runs_toml.metrics import read_metrics, with_expected
+from ablate.runs_toml.metrics import check_measured, read_metrics, with_expected
 from ablate.runs_toml.names import read_names
 from ablate.runs_toml.order import check_order
 from ablate.runs_toml.profiles import FULL, in_profile
@@ -44,6 +44,7 @@ def read_study(path: Path, profile: str = "") -> Study:
     not_swept = read_not_swept(file)
     check_rows(file, names, baseline, rows, not_swept)
     metrics = read_metrics(file)
+    check_measured(file, trainer, metrics)
     rows = with_expected(file, rows, baseline.row, metrics)
     sweeps = read_sweeps(file, names, metrics)
     rows = with_searches(file, rows, baseline, metrics, sweeps)

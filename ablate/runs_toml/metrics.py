@@ -8,12 +8,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from ablate.conditions import RESERVED
+from ablate.conditions import RESERVED, listed
+from ablate.measured import Pattern
 from ablate.runs_toml.file import File, by_name, is_number
 from ablate.runs_toml.positions import Node
 from ablate.runs_toml.rows import Rows
 from ablate.settings import Setting, as_toml
-from ablate.study import Metric
+from ablate.study import Metric, Trainer
 
 KEYS = by_name(
     Setting("better", Literal["lower", "higher"]),
@@ -31,6 +32,19 @@ def read_metrics(file: File) -> dict[str, Metric]:
             raise file.wrong(node, f"{as_toml(name)} cannot name a metric: no spaces, commas, or words of the conditions")
         metrics[name] = Metric(name, **file.filled(node, KEYS, f"metrics.{name}"), line=file.line(node))
     return metrics
+
+
+def check_measured(file: File, trainer: Trainer, metrics: Collection[str]) -> None:
+    """Each is read by a group of the pattern, where the output is what is read: else no run would ever have it."""
+    read = Pattern(trainer.stdout).metrics if trainer.stdout else ()
+    for name in metrics:
+        if read and name not in read:
+            group = name.replace("/", "__")
+            fix = f"write (?P<{group}>\\S+) where it is printed" if group.isidentifier() else "rename it: no group is called so"
+            raise file.wrong(
+                file.section("metrics").keys[name],
+                f"metric {name} is not read: study.trainer.metrics.stdout has groups for {listed(read)}; {fix}, or take it out",
+            )
 
 
 def with_expected(file: File, rows: Rows, baseline: str, metrics: Collection[str]) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ KEYS = by_name(
     Setting("wandb", bool, True),
     Setting("on_event", str, ""),
 )
+_FOR_A_SHELL = ("|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1", "&>")
 _PLACEHOLDERS = ("seed", "folder", "python", "resume_from")
 
 
@@ -59,6 +61,7 @@ def read_trainer(file: File, config: str, settings: Collection[str]) -> Trainer:
     if len(keys) < 2:
         raise file.wrong(node, "study.trainer must say `command` and `metrics = { stdout = ... }` or `{ file = ... }`")
     command = file.string(keys["command"], "study.trainer.command")
+    _check_words(file, keys["command"], command)
     for name in re.findall(r"\{([A-Za-z_][\w.-]*)\}", command):
         file.known(keys["command"], name, (*settings, *_PLACEHOLDERS), "setting")
     file.table(keys["metrics"], "study.trainer.metrics")
@@ -72,6 +75,23 @@ def read_trainer(file: File, config: str, settings: Collection[str]) -> Trainer:
         return Trainer(command=command, metrics_file=said, config=config)
     _check_pattern(file, child, said)
     return Trainer(command=command, stdout=said, config=config)
+
+
+def _check_words(file: File, node: Node, command: str) -> None:
+    """It can be split into words as a shell would, and needs nothing else that a shell does."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise file.wrong(node, f"study.trainer.command cannot be split into words: {error}") from None
+    if not words:
+        raise file.wrong(
+            node, 'study.trainer.command is empty; write for example "{python} train.py {--key=value} --seed={seed}"'
+        )
+    for word in words:
+        if word in _FOR_A_SHELL:
+            raise file.wrong(
+                node, f"study.trainer.command says {word}, and no shell reads it: write a script that does this, and call that"
+            )
 
 
 def _check_metrics_file(file: File, node: Node, said: str) -> None:

@@ -75,7 +75,7 @@ def _decided(one: Answer) -> Iterator[str]:
 def _today(one: Answer) -> Iterator[str]:
     today = one.get("today")
     if today and today["status"] == "decided" and one["status"] == "decided" and today["took"] != one["took"]:
-        yield f"with all that is known today it would take {today['took']} ({today['line']}); `ablate decide --anew` turns it"
+        yield f"with all that is known today it would take {today['took']} ({today['line']}); to turn it: {today['turn']}"
 
 
 def _deviated(console: Console, answer: Answer) -> None:

@@ -59,9 +59,13 @@ def outcome(answer: Answer) -> None:
     console.print(decision_table(answer["decisions"]))
     for stale in stale_lines(answer):
         console.print(stale)
+    for line in answer["today"]:
+        console.print(drawing.labelled("today", line))
     held = answer["lock"]
     if held:
         console.print(f"\nlock     {lock_line(held)}")
+        for note in held["notes"]:
+            console.print(drawing.labelled("note", note))
     for why in answer["waiting_for"][: drawing.MOST_REASONS]:
         console.print(f"waits    {why}")
     if len(answer["waiting_for"]) > drawing.MOST_REASONS:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.text import Text
 
 from ablate.answers.document import Answer
 from ablate.screens import drawing
-from ablate.screens.comparisons import comparison_table
+from ablate.screens.comparisons import bar_columns, comparison_table
 
 
 def lock(answer: Answer) -> None:
@@ -18,6 +19,7 @@ def lock(answer: Answer) -> None:
             console.print(drawing.labelled("waiting", why))
         if len(answer["reasons"]) > drawing.MOST_REASONS:
             console.print(f"         and {len(answer['reasons']) - drawing.MOST_REASONS} more")
+        _today(console, answer)
         drawing.next_step(console, answer)
         return
     drawing.title(console, answer, "locked" if answer["locked"] else "lock lifted")
@@ -41,8 +43,18 @@ def lock(answer: Answer) -> None:
         console.print(drawing.labelled("conflict", conflict))
     if answer["confirmation"]["because"]:
         console.print(answer["confirmation"]["because"])
-        comparison_table(console, answer["confirmation"]["comparisons"])
+        comparisons = answer["confirmation"]["comparisons"]
+        comparison_table(console, comparisons, bar_columns(console, comparisons))
+    _today(console, answer)
+    for note in answer["notes"]:
+        console.print(drawing.labelled("note", note))
     drawing.next_step(console, answer)
+
+
+def _today(console: Console, answer: Answer) -> None:
+    """Decisions that would say something else with all that is known today."""
+    for line in answer["today"]:
+        console.print(drawing.labelled("today", line))
 
 
 def lock_line(held: Answer) -> str:

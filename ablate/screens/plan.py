@@ -18,6 +18,7 @@ CHANGED = {
     "kept": "the same in both",
     "new": "asked for by the new file only",
     "stale": "trained with other settings than the file asks for now; they would be trained anew",
+    "reopened": "trained, and what they start from is open again; used as they are if it is decided as it was, else trained anew",
     "orphaned": "have results, and the file asks for them no more",
     "dropped": "planned before, never begun, not asked for any more",
 }
@@ -64,13 +65,15 @@ def changes(answer: Answer) -> None:
         console.print(Text.assemble((f"{name:<9}", "bold"), f"{drawing.count(len(rows), 'job')}: {why}"))
         for _, group in groupby(rows, key=lambda job: job["run"]) if name != "kept" else ():
             jobs = list(group)
-            of = f" ({jobs[0]['old_key']} …)" if name == "stale" else ""
+            of = f" ({jobs[0]['old_key']} …)" if name == "stale" else f" ({jobs[0]['reason']})" if name == "reopened" else ""
             console.print(
                 drawing.indented(f"{jobs[0]['run']} {drawing.seeds([job['seed'] for job in jobs])}: {jobs[0]['change']}{of}", 9)
             )
     for edit in answer["edits"]:
         console.print(f"edit     {edit}")
-    if answer["deviates"]:
+    if answer["deviates"] and answer["locked"]:
+        console.print('         not taken up while the study is locked: `ablate lock --lift --because "…"`, then `ablate launch`')
+    elif answer["deviates"]:
         console.print('         frozen at the first launch: `ablate launch` wants --because "…" and keeps it as a deviation')
     console.print()
     console.print(

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 
 from ablate import evidence
+from ablate.answers import audit as audit_answers
 from ablate.answers import decide as decide_answers
+from ablate.answers import launch as launch_answers
 from ablate.answers import lock as lock_answers
 from ablate.desk import Desk, open_desk
+from ablate.launching.watch import Options, Outcome
 from ablate.runs_toml import read_study
+from ablate.screens import audit as audit_screens
 from ablate.screens import decide as decide_screens
+from ablate.screens import launch as launch_screens
+from ablate.screens import lock as lock_screens
 from tests.written_study import NOW, written_desk
 
 
@@ -73,3 +79,43 @@ def test_a_decision_of_which_a_number_is_another_turns_as_it_does_while_launchin
     (made,) = decide_answers.decide(desk, ("sweep1",))["decisions"]
     assert (made["took"], made["was"]) == ("F3", "F1")
     assert made["why"].startswith("F1 − F3 on val_loss is 0.31, was 0.02")
+
+
+def test_the_end_of_a_launch_and_the_lock_say_what_a_decision_that_stands_would_take_today_and_what_to_do(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = launch_answers.outcome(desk, Outcome(desk.plan(), desk.store.lock(), (), Options()))
+    locked = lock_answers.lock(desk)
+    for document in (end, locked):
+        (said,) = document["today"]
+        assert said.startswith(f"freeze took F1 (F1 no worse than F3), at {NOW}; with all that is known today it would take F3 (")
+        assert "because noise between seeds is known otherwise" in said
+        assert "ablate lock --lift --because '…'" in said
+        assert said.index("lock --lift") < said.index("ablate decide sweep1 --anew")
+    launch_screens.outcome(end)
+    assert "today    freeze took F1" in capsys.readouterr().out
+    lock_screens.lock(locked)
+    assert "today    freeze took F1" in capsys.readouterr().out
+    assert desk.store.decisions()["freeze"].took == "F1"
+
+
+def test_unlocked_what_would_be_taken_today_needs_no_lift_and_taken_anew_nothing_is_said(desk: Desk) -> None:
+    lock_answers.lift(desk, "go on")
+    (said,) = decide_answers.otherwise_today(desk)
+    assert "lift" not in said
+    decide_answers.decide(desk, ("sweep1",), anew=True)
+    assert decide_answers.otherwise_today(desk) == []
+
+
+def test_under_a_lock_the_audit_names_the_lift_before_what_turns_a_decision(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence.lock(desk, NOW)
+    audit_screens.audit(audit_answers.audited(desk))
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.index("it would take F3") < out.index("ablate lock --lift --because") < out.index("ablate decide sweep1 --anew")
+    lock_answers.lift(desk, "go on")
+    audit_screens.audit(audit_answers.audited(desk))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "ablate decide sweep1 --anew" in out
+    assert "--lift" not in out

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ablate import cli
+from ablate import cli, evidence
+from ablate.answers import plan as plan_answers
+from ablate.desk import open_desk
+from ablate.runs_toml import read_study
+from ablate.screens import plan as plan_screens
+from tests import small_study
 from tests.written_study import STUDY, written_desk
 
 
@@ -100,3 +107,25 @@ def test_on_the_screen_each_kind_says_what_it_means(diff: Any) -> None:
         "lost     0.017 GPU-hours",
     ):
         assert text in out
+
+
+def test_a_row_that_was_not_edited_is_not_stale_for_its_settings_when_only_its_decision_is_open_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = small_study.STUDY.replace('"freeze", "lr"', '"freeze"')
+    (tmp_path / "old.toml").write_text(text)
+    (tmp_path / "runs.toml").write_text(text)
+    (tmp_path / "train.py").write_text(small_study.TRAINER)
+    desk = open_desk(read_study(tmp_path / "runs.toml"))
+    small_study.write(desk, "F3", "F1", "LR2")
+    evidence.decide(desk, small_study.NOW)
+    small_study.write(desk, "D1")
+    (tmp_path / "runs.toml").write_text(re.sub(r"\bF1\b", "G1", text))
+    document = plan_answers.changes(replace(desk, study=read_study(tmp_path / "runs.toml")), read_study(tmp_path / "old.toml"))
+    assert ids(document["reopened"]) == ["D1-s42", "D1-s43", "D1-s44"]
+    assert document["stale"] == []
+    plan_screens.changes(document)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "reopened 3 jobs: trained, and what they start from is open again" in out
+    assert "other settings" not in out

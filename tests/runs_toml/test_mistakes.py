@@ -312,6 +312,17 @@ MISTAKES = [  # in SMALL, this … replaced by this … is told at line[:column]
         "4",
         "study.trainer.metrics.stdout is no regular expression: missing ), unterminated subpattern at position 0",
     ),
+    *(
+        ('trainer       = "trainer.train"', f"trainer = {{ command = '{command}', metrics = {{ file = 'log' }} }}", "4", said)
+        for command, said in (
+            ("", 'study.trainer.command is empty; write for example "{python} train.py {--key=value} --seed={seed}"'),
+            ('x "y', "study.trainer.command cannot be split into words: No closing quotation"),
+            (
+                "x | tee y",
+                "study.trainer.command says |, and no shell reads it: write a script that does this, and call that",
+            ),
+        )
+    ),
     (
         "[figures]",
         "[sweep4]\ndecide.freeze = [['otherwise','F3','']]\n[figures]",
