@@ -80,7 +80,7 @@ def _finding(desk: Desk, one: Finding) -> Answer:
 
 def _today(desk: Desk, today: DecisionRecord) -> Answer:
     """What all that is known now says, and what a person types to have it recorded."""
-    turn = to_turn(desk, today.sweep, desk.store.lock() is not None)
+    turn = to_turn(desk, today.sweep)
     return {"took": today.took, "line": today.line, "status": today.status, "turn": turn}
 
 

@@ -92,9 +92,9 @@ def _judged(desk: Desk, made: DecisionRecord, before: DecisionRecord | None, aft
     }
 
 
-def to_turn(desk: Desk, sweep: str, locked: bool) -> str:
-    """What a person types to have a sweep's decisions taken anew."""
-    anew = f"`{command(desk, 'decide', sweep, '--anew')}`"
+def to_turn(desk: Desk, sweep: str) -> str:
+    """What a person types to have a sweep's decisions taken anew; under a lock that is lifted first."""
+    anew, locked = f"`{command(desk, 'decide', sweep, '--anew')}`", desk.store.lock() is not None
     return f"`{command(desk, 'lock', '--lift', '--because', '…')}`, then {anew}" if locked else anew
 
 
@@ -103,7 +103,7 @@ def otherwise_today(desk: Desk) -> list[str]:
     from ablate import evidence
     from ablate.deciding.turned import turned_because
 
-    standing, locked = desk.store.decisions(), desk.store.lock() is not None
+    standing = desk.store.decisions()
     judged = evidence.decide(desk, utc_now(), keep_standing=True, keep_record=False)
     lines = []
     for today in (made for answer in judged.values() for made in answer.decisions if made.status != "waiting"):
@@ -112,7 +112,7 @@ def otherwise_today(desk: Desk) -> list[str]:
             continue
         lines.append(
             f"{made.name} took {_took(made)}, at {made.at}; with all that is known today it would take {_took(today)}, because "
-            f"{turned_because(today, made)}. It stands until a person has it taken anew: {to_turn(desk, made.sweep, locked)}"
+            f"{turned_because(today, made)}. It stands until a person has it taken anew: {to_turn(desk, made.sweep)}"
         )
     return lines
 

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,19 @@ from ablate.launching.lease import LEASE_STALE_S
 from ablate.launching.present import Present
 from ablate.launching.provenance import Provenance, code_hash, rank_environment, trainer_command
 from ablate.launching.snapshot import Code, code_for, command_from, import_first
-from ablate.launching.watch import Event, Options, Outcome, Progress, Tick, Watcher, only_maybe, selected
+from ablate.launching.watch import (
+    Event,
+    Latest,
+    Options,
+    Outcome,
+    Progress,
+    Tick,
+    Watcher,
+    latest,
+    measured,
+    only_maybe,
+    selected,
+)
 from ablate.planning.failures import classify
 from ablate.planning.plan import Plan, PlannedJob
 from ablate.planning.search import GIVEN_UP, tuned
@@ -517,8 +529,8 @@ class Crew:
     # ------------------------------------------------------------ look
 
     def look(self) -> Tick:
-        latest = self.desk.store.latest([key for key, _ in self.running], ("progress", "samples", "loss"))
-        progress = tuple(_progress(item, latest.get(key, {})) for (key, _), item in self.running.items())
+        found = latest(self.desk, [key for key, _ in self.running])
+        progress = tuple(_progress(self.desk, item, found.get(key, {})) for (key, _), item in self.running.items())
         return Tick(self.present.plan, progress, self._gpu_s(), self._spent_usd())
 
     def _plan_now(self) -> Plan:
@@ -533,9 +545,9 @@ class Crew:
         return self._gpu_s() / 3600 * self.desk.study.usd_per_gpu_hour
 
 
-def _progress(item: Running, latest: Mapping[str, tuple[int, float]]) -> Progress:
+def _progress(desk: Desk, item: Running, found: Latest) -> Progress:
     elapsed = item.seconds
-    values = {name: value for name, (_, value) in latest.items()}
+    values = {name: value for name, (_, value) in found.items()}
     fraction = values.get("progress")
     return Progress(
         job=item.job.id,
@@ -544,6 +556,7 @@ def _progress(item: Running, latest: Mapping[str, tuple[int, float]]) -> Progres
         loss=values.get("loss"),
         elapsed_s=elapsed,
         eta_s=elapsed * (1 - fraction) / fraction if fraction else None,
+        measured=measured(desk, found),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 from ablate import clock
+from ablate.desk import Desk
 from ablate.launching.notify import Notifier
 from ablate.planning.plan import Plan, PlannedJob
 from ablate.study import TRIAL, Study
@@ -43,6 +45,49 @@ class Event:
     """The same for programs: job, attempt, state, …"""
 
 
+FOLLOWED = ("progress", "samples", "loss")
+"""Metrics a running job is followed by."""
+
+Latest = Mapping[str, tuple[int, float]]
+"""Metric -> (step, value) measured last."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What tells where a job stands that writes neither progress nor samples."""
+
+    step: int
+    """The last one, of what it is followed by."""
+    name: str
+    """The study's first metric, or what was measured last."""
+    value: float
+
+
+def latest(desk: Desk, keys: Sequence[str]) -> dict[str, Latest]:
+    """Job -> what it is followed by; where that tells too little, also the study's metrics; without these, all it measured."""
+    found = desk.store.latest(keys, FOLLOWED)
+    silent = [key for key in keys if not _tells(found.get(key, {}))]
+    for key, values in desk.store.latest(silent, desk.study.metrics).items():
+        found.setdefault(key, {}).update(values)
+    for key in set(keys) - set(found):
+        found.update(desk.store.latest([key], desk.store.metric_names(key)))
+    return dict(found)
+
+
+def _tells(values: Latest) -> bool:
+    """Whether they say how far the job is."""
+    return "progress" in values or "samples" in values
+
+
+def measured(desk: Desk, values: Latest) -> Measured | None:
+    """None where progress or samples tell, or nothing was measured."""
+    if not values or _tells(values):
+        return None
+    newest = max(values, key=lambda name: values[name][0])
+    name = next((name for name in islice(desk.study.metrics, 1) if name in values), newest)
+    return Measured(values[newest][0], name, values[name][1])
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a running job stands, from the metrics it has written."""
@@ -53,6 +98,7 @@ class Progress:
     loss: float | None
     elapsed_s: float
     eta_s: float | None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)

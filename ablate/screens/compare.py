@@ -14,7 +14,9 @@ from ablate.screens.comparisons import interval_text
 from ablate.screens.drawing import percent
 
 FOREST = 49
-"""Columns of a forest plot; odd, so that it has a middle."""
+"""Columns of a forest plot where there is room; odd, so that it has a middle."""
+LEAST_FOREST = 19
+"""With fewer columns than this, a forest shows nothing."""
 ARROW = {True: "✓", False: "≠", None: "·"}
 """Equal, different, not reported."""
 
@@ -31,7 +33,7 @@ def compare(answer: Answer, explained: bool = False) -> None:
         return
     console.print(answer["label"], style="dim")
     console.print()
-    for line in forest(answer["comparisons"]):
+    for line in forest(answer["comparisons"], console.width):
         console.print(line, soft_wrap=True)
     console.print()
     for one in answer["comparisons"]:
@@ -47,22 +49,26 @@ def compare(answer: Answer, explained: bool = False) -> None:
     drawing.next_step(console, answer)
 
 
-def forest(comparisons: Sequence[Answer]) -> list[str]:
-    """A row per comparison, in margins, better to the left; zero │, the margin ┊, both intervals ━ ─, the estimate ●."""
+def forest(comparisons: Sequence[Answer], width: int = drawing.WIDTH) -> list[str]:
+    """A row per comparison, in margins, better to the left; zero │, the margin ┊, both intervals ━ ─, the estimate ●.
+
+    The plot takes what the numbers leave of the width; where that is too little, there are only the numbers.
+    """
     drawn = [one for one in comparisons if one["delta"] is not None]
     reach = max([2.0, *(abs(value) for one in drawn for value in _in_margins(one) if value is not None)])
     reach = min(reach, 6.0)
     name = max(len(one["metric"]) for one in comparisons)
-    lines = [f"{one['metric']:<{name}}  {_forest_row(one, reach)}  {_estimate(one)}" for one in comparisons]
-    half = FOREST // 2
-    axis = list(" " * FOREST)
+    numbers = max((len(_estimate(one)) for one in drawn), default=0)
+    left = width - name - numbers - 4
+    columns = min(FOREST, left - (left + 1) % 2)
+    if columns < LEAST_FOREST:
+        between = "  " if name + 2 + numbers <= width else "\n  "
+        return [f"{one['metric']:<{name}}{between}{_estimate(one)}" for one in comparisons]
+    lines = [f"{one['metric']:<{name}}  {_forest_row(one, reach, columns)}  {_estimate(one)}" for one in comparisons]
+    axis = [" "] * columns
     for margin in (-1, 0, 1):
-        at, text = _column(margin, reach), str(abs(margin))
-        for offset, sign in enumerate(text):
-            axis[min(at - len(text) // 2 + offset, FOREST - 1)] = sign
-    axis_line = "".join(axis)
-    better = f"{'better ←':<{half - 3}}"
-    return [*lines, f"{'':<{name}}  {axis_line}  margins", f"{'':<{name}}  {better}"]
+        axis[_column(margin, reach, columns)] = str(abs(margin))
+    return [*lines, f"{'':<{name}}  {''.join(axis)}  margins", f"{'':<{name}}  better ←"]
 
 
 def _in_margins(one: Mapping[str, Any]) -> tuple[float | None, ...]:
@@ -72,29 +78,29 @@ def _in_margins(one: Mapping[str, Any]) -> tuple[float | None, ...]:
     return tuple(None if one[name] is None else sign * one[name] / one["margin"] for name in names)
 
 
-def _column(value: float, reach: float) -> int:
-    half = FOREST // 2
+def _column(value: float, reach: float, columns: int) -> int:
+    half = columns // 2
     return half + max(-half, min(half, round(value / reach * half)))
 
 
-def _forest_row(one: Answer, reach: float) -> str:
-    cells = [" "] * FOREST
+def _forest_row(one: Answer, reach: float, columns: int) -> str:
+    cells = [" "] * columns
     for margin, mark in ((-1, "┊"), (0, "│"), (1, "┊")):
-        cells[_column(margin, reach)] = mark
+        cells[_column(margin, reach, columns)] = mark
     if one["delta"] is None:
         return "".join(cells)
     delta, *ends = _in_margins(one)
     for (left, right), stroke in (((ends[0], ends[1]), "─"), ((ends[2], ends[3]), "━")):
         if left is None or right is None:
             continue
-        for at in range(_column(min(left, right), reach), _column(max(left, right), reach) + 1):
+        for at in range(_column(min(left, right), reach, columns), _column(max(left, right), reach, columns) + 1):
             cells[at] = stroke
         if min(left, right) < -reach:
             cells[0] = "‹"
         if max(left, right) > reach:
             cells[-1] = "›"
     assert delta is not None, "checked above"
-    cells[_column(delta, reach)] = "●"
+    cells[_column(delta, reach, columns)] = "●"
     return "".join(cells)
 
 
@@ -167,6 +173,8 @@ def grounds(one: Answer) -> RenderableType:
         parts.append(drawing.indented(f"samples  {_by_sample(one['samples'])}", 2))
     if one["fairness"]:
         table = drawing.table("", "equal?", one["a"], one["b"], "value")
+        for column in table.columns[1:]:
+            column.no_wrap, column.overflow = False, "fold"
         for check in one["fairness"]:
             declared = "declared" if check["declared"] and check["ok"] is False else ""
             shown = "blocks the verdict" if check["ok"] is False and check["blocks"] and not check["declared"] else declared

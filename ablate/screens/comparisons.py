@@ -2,40 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ablate.answers.document import Answer
 from ablate.screens import drawing
 
 BAR = 21
-"""Columns of a margin bar; odd, so that it has a middle."""
+"""Columns of a margin bar where there is room; odd, so that it has a middle."""
+LEAST_BAR = 11
+"""With fewer columns than this, a bar shows nothing."""
+INDENT = 4
+REASON = 24
+"""Columns of a reason why nothing is shown; a longer one stands below the table."""
+VERDICT = 9
+"""The same in a narrow terminal: those of "not shown"."""
 EQUIVALENCE = "*"
 """Marks an interval that is the one of `no worse` and `same`, among those of `better` and `worse`."""
 
 
-def comparison_table(console: Console, comparisons: Sequence[Answer]) -> list[Answer]:
-    """One line per comparison: difference, interval, bar, seeds, what holds. Returns those drawn."""
+def comparison_table(console: Console, comparisons: Sequence[Answer], columns: int) -> None:
+    """One line per comparison: difference, interval, a bar of so many columns (see bar_columns), seeds, what holds."""
     if not comparisons:
-        return []
-    table = drawing.table("compared", "on", ">Δ", "interval", "margin", ">n", "holds")
+        return
+    fits = _table_columns(console, _wide(comparisons, columns)) <= console.width - INDENT
+    console.print(drawing.indented(_wide(comparisons, columns) if fits else _narrow(comparisons), INDENT))
+    for line in dict.fromkeys(_below(comparisons)):
+        console.print(drawing.indented(line, INDENT), style="dim")
+
+
+def bar_columns(console: Console, comparisons: Sequence[Answer]) -> int:
+    """Columns of the margin bars of these comparisons: what their names, numbers and verdicts leave; 0 if too few."""
+    if not comparisons:
+        return 0
+    left = console.width - INDENT - _table_columns(console, _wide(comparisons, LEAST_BAR)) + LEAST_BAR
+    left = min(BAR, left - (left + 1) % 2)
+    return left if left >= LEAST_BAR else 0
+
+
+def _table_columns(console: Console, table: Table) -> int:
+    """Of a table of which nothing is cut or folded."""
+    return console.measure(table, options=console.options.update(width=1000)).maximum
+
+
+def _wide(comparisons: Sequence[Answer], columns: int) -> Table:
+    """A line each."""
+    table = drawing.table("compared", "on", ">Δ", "interval", *(["margin"] if columns else []), ">n", "holds")
     for one in comparisons:
-        blank = one["delta"] is None
         table.add_row(
             f"{one['a']} − {one['b']}",
             one["metric"],
-            "" if blank else f"{one['delta']:+.3g}",
-            _interval_cell(one),
-            margin_bar(one),
+            *_numbers(one),
+            *([margin_bar(one, columns)] if columns else []),
             f"{one['n_a']}/{one['n_b']}",
-            ", ".join(one["holds"]) or Text(drawing.short(one.get("reason") or "not shown", 24), style="dim"),
+            ", ".join(one["holds"]) or _not_shown(one, REASON),
         )
-    console.print(drawing.indented(table, 4))
-    for label in dict.fromkeys(label for one in comparisons for label in one.get("labels", ())):
-        console.print(drawing.indented(label, 4), style="dim")
-    return list(comparisons)
+    return table
+
+
+def _narrow(comparisons: Sequence[Answer]) -> Table:
+    """Two lines each or more: below the names the metric, what holds one below the other. Only names may be broken."""
+    table = drawing.table("compared", ">Δ", "interval", ">n", "holds")
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    table.columns[-1].no_wrap = True
+    for one in comparisons:
+        table.add_row(
+            Text.assemble(f"{one['a']} − {one['b']}\n", (one["metric"], "dim")),
+            *_numbers(one),
+            f"{one['n_a']}/{one['n_b']}",
+            ",\n".join(one["holds"]) or _not_shown(one, VERDICT),
+        )
+    return table
+
+
+def _numbers(one: Answer) -> tuple[str, str]:
+    return "" if one["delta"] is None else f"{one['delta']:+.3g}", _interval_cell(one)
+
+
+def _not_shown(one: Answer, columns: int) -> Text:
+    reason = one.get("reason") or ""
+    told = reason if 0 < len(reason) <= REASON else "not shown"
+    return Text(textwrap.fill(told, columns, break_long_words=False), style="dim")
+
+
+def _below(comparisons: Sequence[Answer]) -> Iterator[str]:
+    """Reasons too long for a cell, and labels."""
+    for one in comparisons:
+        if not one["holds"] and len(reason := one.get("reason") or "") > REASON:
+            yield f"{one['a']} − {one['b']}: {reason}"
+    yield from (label for one in comparisons for label in one.get("labels", ()))
 
 
 def interval(comparison: Answer) -> tuple[float | None, float | None]:
@@ -78,20 +137,20 @@ def _coverages(comparisons: Sequence[Answer]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def margin_bar(comparison: Answer) -> str:
+def margin_bar(comparison: Answer, columns: int = BAR) -> str:
     """`  ┊   │  ┊─●──   `: zero, the margin on both sides, the interval and the estimate, all on one scale."""
     delta, margin = comparison["delta"], comparison["margin"]
     if delta is None or not margin:
         return ""
     low, high = interval(comparison)
-    half = BAR // 2
+    half = columns // 2
     seen = [abs(value) for value in (delta, low, high) if value is not None]
     reach: float = min(max(2 * margin, *seen), 5 * margin)
 
     def column(value: float) -> int:
         return half + max(-half, min(half, round(value / reach * half)))
 
-    cells = [" "] * BAR
+    cells = [" "] * columns
     for place, mark in ((column(-margin), "┊"), (half, "│"), (column(margin), "┊")):
         cells[place] = mark
     if low is not None and high is not None:
@@ -103,9 +162,11 @@ def margin_bar(comparison: Answer) -> str:
     return "".join(cells)
 
 
-def legend(comparisons: Sequence[Answer]) -> str:
+def legend(comparisons: Sequence[Answer], columns: int) -> str:
+    """What the table's signs mean: margins, coverages, and the bars, where they are drawn (columns)."""
     margins = {one["metric"]: one["margin"] for one in comparisons if one["margin"]}
     lower = {one["metric"] for one in comparisons if one.get("better") == "lower"}
-    sides = "; ".join(f"{name} ±{margin:g}, better is {'left' if name in lower else 'right'}" for name, margin in margins.items())
+    down, up = ("left", "right") if columns else ("lower", "higher")
+    sides = "; ".join(f"{name} ±{margin:g}, better is {down if name in lower else up}" for name, margin in margins.items())
     covers = f"\ninterval: {text}" if (text := _coverages(comparisons)) else ""
-    return f"margin: │ zero, ┊ the margin, ─ the interval, ● the estimate ({sides}){covers}"
+    return f"margin: {f'│ zero, ┊ the margin, ─ the interval, ● the estimate ({sides})' if columns else sides}{covers}"

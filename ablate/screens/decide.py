@@ -11,7 +11,7 @@ from rich.text import Text
 from ablate.answers.decide import sweeps_in
 from ablate.answers.document import Answer
 from ablate.screens import drawing
-from ablate.screens.comparisons import comparison_table, legend
+from ablate.screens.comparisons import bar_columns, comparison_table, legend
 
 
 def decide(answer: Answer) -> None:
@@ -36,17 +36,18 @@ def _sweep(console: Console, sweep: Answer) -> None:
     console.print(Text(sweep["sweep"], style="bold"), sweep["asks"])
     if sweep["skipped_because"]:
         console.print(drawing.indented(f"skipped: {sweep['skipped_because']}", 2))
-    drawn: list[Answer] = []
+    drawn = [one for said in (*sweep["decisions"], *sweep["learned"]) for one in said["comparisons"]]
+    columns = bar_columns(console, drawn)
     for made in sweep["decisions"]:
         console.print(drawing.indented(drawn_decision(made), 2))
-        drawn += comparison_table(console, made["comparisons"])
+        comparison_table(console, made["comparisons"], columns)
         if made["price"]:
             console.print(drawing.indented(f"not shown: {made['price']}", 4))
     for learned in sweep["learned"]:
         console.print(
             drawing.indented(Text.assemble(("learned: ", "bold"), f"{learned['say']}", (f"  ({learned['text']})", "dim")), 2)
         )
-        drawn += comparison_table(console, learned["comparisons"])
+        comparison_table(console, learned["comparisons"], columns)
     quiet = sweep["learn_lines"] - len(sweep["learned"])
     if quiet and not sweep["open"] and not sweep["skipped_because"]:
         console.print(
@@ -55,7 +56,7 @@ def _sweep(console: Console, sweep: Answer) -> None:
     for why in sweep["open"]:
         console.print(drawing.indented(drawing.labelled("waiting", why), 2))
     if drawn:
-        console.print(drawing.indented(legend(drawn), 4), style="dim")
+        console.print(drawing.indented(legend(drawn, columns), 4), style="dim")
 
 
 def drawn_decision(made: Answer) -> RenderableType:

@@ -22,8 +22,8 @@ def running_table(running: Sequence[Answer]) -> Table:
             drawing.short(job["change"], 26),
             drawing.meter(fraction),
             "" if fraction is None else f"{fraction:.0%}",
-            "" if job["samples"] is None else f"{job['samples']:,}",
-            drawing.value(job["loss"]),
+            _step(job) if job["samples"] is None else f"{job['samples']:,}",
+            _measured(job) or drawing.value(job["loss"]),
             drawing.span(job["elapsed_s"]),
             "" if job["eta_s"] is None else drawing.span(job["eta_s"]),
         )
@@ -32,14 +32,24 @@ def running_table(running: Sequence[Answer]) -> Table:
 
 def progress_text(job: Answer) -> str:
     parts = [
-        "starting" if job["progress"] is None and job["samples"] is None else "",
+        "starting" if job["progress"] is None and job["samples"] is None and not job["measured"] else _step(job),
         "" if job["progress"] is None else f"{job['progress']:.0%}",
         "" if job["samples"] is None else drawing.count(job["samples"], "sample"),
-        "" if job["loss"] is None else f"loss {drawing.value(job['loss'])}",
+        _measured(job) or ("" if job["loss"] is None else f"loss {drawing.value(job['loss'])}"),
         f"since {drawing.span(job['elapsed_s'])}",
         "" if job["eta_s"] is None else f"{drawing.span(job['eta_s'])} left",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _step(job: Answer) -> str:
+    """ "step 300", of a job that writes neither progress nor samples."""
+    return f"step {job['measured']['step']:,}" if job["measured"] else ""
+
+
+def _measured(job: Answer) -> str:
+    """ "val_loss 1.25", likewise."""
+    return f"{job['measured']['name']} {drawing.value(job['measured']['value'])}" if job["measured"] else ""
 
 
 def by_reason(jobs: Sequence[Answer]) -> dict[str, list[str]]:
