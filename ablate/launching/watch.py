@@ -59,18 +59,16 @@ class Measured:
     step: int
     """The last one, of what it is followed by."""
     name: str
-    """The study's first metric, or what was measured last."""
+    """The study's first metric, or another of its metrics that was measured last."""
     value: float
 
 
 def latest(desk: Desk, keys: Sequence[str]) -> dict[str, Latest]:
-    """Job -> what it is followed by; where that tells too little, also the study's metrics; without these, all it measured."""
+    """Job -> what it is followed by; where that tells too little, also the study's metrics. Two questions, however many jobs."""
     found = desk.store.latest(keys, FOLLOWED)
     silent = [key for key in keys if not _tells(found.get(key, {}))]
-    for key, values in desk.store.latest(silent, desk.study.metrics).items():
+    for key, values in (desk.store.latest(silent, desk.study.metrics) if silent else {}).items():
         found.setdefault(key, {}).update(values)
-    for key in set(keys) - set(found):
-        found.update(desk.store.latest([key], desk.store.metric_names(key)))
     return dict(found)
 
 

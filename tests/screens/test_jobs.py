@@ -57,8 +57,8 @@ def test_the_last_step_and_the_first_metric_of_the_study_are_told(desk: Desk) ->
     assert "step 1,300  val_loss 1.25" in console.file.getvalue()
 
 
-def test_without_it_whatever_was_measured_last_is_told(desk: Desk) -> None:
-    assert progress_text(measure(desk, accuracy=(20, 0.5), f1=(10, 0.25))).startswith("step 20, accuracy 0.5, since ")
+def test_without_it_the_loss_is_told(desk: Desk) -> None:
+    assert progress_text(measure(desk, loss=(20, 0.5), f1=(30, 0.25))).startswith("step 20, loss 0.5, since ")
 
 
 def test_where_nothing_was_measured_yet_a_job_is_starting(desk: Desk) -> None:
