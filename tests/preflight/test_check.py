@@ -27,7 +27,7 @@ PLANTED = """
 name             = "planted"
 asks             = "Does check see it?"
 baseline         = "F3"
-trainer          = { command = "{python} train.py {--key=value}", metrics = { stdout = 'loss (?P<loss>\\S+)' } }
+trainer          = { command = "{python} train.py {--key=value}", metrics = { stdout = 'loss (?P<val_loss>\\S+)' } }
 gpus_per_run     = 2
 hours_per_run    = 0.5
 usd_per_gpu_hour = 2.0
